@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import settings
+
+from tests import leaks
+from tests.components import require
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+# A busy machine is no reason to fail.
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
+
+# Without the last ones a browser with no way out keeps trying to reach its maker.
+BROWSER_ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--host-resolver-rules=MAP *.test 127.0.0.1",
+]
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip what this machine cannot run, before any fixture starts."""
+    for mark in item.iter_markers("needs"):
+        require(*mark.args)
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind() -> Iterator[None]:
+    """The leak check. Fixtures of wider scope are set up before it, so what they keep alive is no leak."""
+    before = leaks.alive()
+    yield
+    leaked = leaks.left_behind(before)
+    assert not leaked, f"the test left behind: {', '.join(sorted(leaked))}"
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """One Chromium for all tests of a process: Playwright allows no second one beside it."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=require("chromium"), args=BROWSER_ARGUMENTS)
+        yield browser
+        browser.close()
