@@ -1,0 +1,24 @@
+"""Streams language-model answers from Flask applications: each a run that can be stopped, resumed and shared."""
+
+from . import errors
+from .events import Data, Event, Progress, Reasoning, Status, Token, Tool, Usage
+from .extension import LLMStream
+from .run import Run
+from .schemas import ChatInput
+from .signals import run_ended
+
+__all__ = [
+    "ChatInput",
+    "Data",
+    "Event",
+    "LLMStream",
+    "Progress",
+    "Reasoning",
+    "Run",
+    "Status",
+    "Token",
+    "Tool",
+    "Usage",
+    "errors",
+    "run_ended",
+]

@@ -1,0 +1,164 @@
+"""The stream view: a user watches the answer grow. POST starts a run, GET is the same for an EventSource."""
+
+from __future__ import annotations
+
+import random
+import secrets
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
+
+import msgspec
+from flask import Blueprint, Response, request
+from werkzeug.exceptions import MethodNotAllowed
+
+from .attendance import client_socket
+from .codecs.native import REFUSED, refusal
+from .errors import (
+    ConfigurationError,
+    LLMStreamError,
+    Overloaded,
+    QueryTooLong,
+)
+from .events import Failed
+from .identity import accessible_run, recognize, welcome
+from .problems import with_problems
+from .record import Feature, Record, View
+from .requests import (
+    cursor,
+    fingerprint,
+    idempotency_key,
+    json_body,
+    query_input,
+    require_event_stream,
+    require_known_origin,
+    require_own_page,
+)
+from .run import Order, Run
+from .schemas import Chat, load
+from .store import Claim
+from .streams import RETRY, EventStream, cut, follow, stream_response
+
+RULE = "/chat/stream"
+METHODS = ("GET", "POST")
+
+
+def chat(run: Run) -> Iterator[Any]:
+    """The default feature: what the client says goes to the model, and back comes what that answers."""
+    conversation: Chat = run.input
+    return run.model.stream(conversation.messages)
+
+
+def add_views(blueprint: Blueprint, record: Record) -> None:
+    """Mount the default chat. An application replaces it by declaring a feature of its own on this rule."""
+    rule = record.url_prefix + RULE
+    default = Feature(name="chat", rule=rule, function=chat)
+    default_view = record.decorated(feature_view(record, default), default.decorators)
+
+    def view(**view_args: Any) -> Any:
+        feature = record.features.get(rule, default)
+        if request.method not in (*feature.methods, "HEAD"):
+            raise MethodNotAllowed(feature.methods)
+        return record.views.get(rule, default_view)(**view_args)
+
+    blueprint.add_url_rule(RULE, "chat", with_problems(view), methods=METHODS)
+
+
+def feature_view(record: Record, feature: Feature) -> View:
+    """The view of a stream feature."""
+
+    def view(**view_args: Any) -> Any:
+        if request.method == "POST":
+            return _post(record, feature, view_args)
+        require_event_stream(request)
+        if request.method == "HEAD":
+            return stream_response(iter(()))
+        return _get(record, feature, view_args)
+
+    view.__name__, view.__module__ = feature.name, feature.function.__module__
+    return view
+
+
+def _post(record: Record, feature: Feature, view_args: dict[str, Any]) -> Response:
+    require_known_origin(request, record)
+    return _start(record, feature, view_args, lambda: json_body(request, record)).response(refusable=True)
+
+
+def _get(record: Record, feature: Feature, view_args: dict[str, Any]) -> Response:
+    """Start or resume. Of a start's refusal an EventSource sees neither status nor body: to tell it takes a stream."""
+    require_own_page(request, record)
+    at = cursor(request)
+    if at is not None and at.run_id == REFUSED:
+        return Response(status=204)
+    try:
+        if at is None:
+            return _start(record, feature, view_args, lambda: query_input(request)).response()
+    except QueryTooLong:
+        raise  # no EventSource could mend that, but its author sees the status
+    except Overloaded as error:
+        return stream_response(_come_back(error))
+    except LLMStreamError as error:
+        return stream_response(iter([refusal(Failed(error=error.detail, problem=error.problem()).encode())]))
+    run = accessible_run(record, at.run_id, "read")
+    try:
+        return follow(record, run, at)
+    except Overloaded as error:
+        return stream_response(_come_back(error))
+
+
+def _start(record: Record, feature: Feature, view_args: dict[str, Any], read: Callable[[], Any]) -> EventStream:
+    """Start the run that a request asks for, or join the one that it repeats, and begin to read it."""
+    visitor = recognize(record)
+    key = idempotency_key(request)
+    data = read()
+    value = load(record.schema(feature), data)
+    content = fingerprint(feature.name, view_args, data)
+    if visitor is None:
+        visitor = welcome(f"{key}:{content}" if key else None)
+    order = Order(
+        feature=feature.name,
+        owner=visitor.owner,
+        user=visitor.user,
+        input=value,
+        view_args=view_args,
+        context=_context(record),
+    )
+    with record.open.place():
+        claim = _claim(record, visitor.owner, key, content)
+        run, new = record.registry.start(order, claim, record.work(feature, value))
+        try:
+            return EventStream(record, run)
+        except BaseException:
+            if new:
+                record.registry.stop(run)
+            raise
+
+
+def _claim(record: Record, owner: str, key: str | None, request_fingerprint: str) -> Claim:
+    if key is not None:
+        return Claim(owner, "key:" + key, request_fingerprint, lasting=True)
+    # A second click sends no key. While the run that the first one started is live, it is the same request.
+    name = "same:" + request_fingerprint if record.settings.join_identical else secrets.token_urlsafe(16)
+    return Claim(owner, name, request_fingerprint, lasting=False)
+
+
+def _context(record: Record) -> Any:
+    """What the run shall know of this request, which it outlives."""
+    if record.hooks.context is None:
+        return None
+    value = record.hooks.context()
+    try:
+        return msgspec.json.decode(msgspec.json.encode(value))
+    except (TypeError, msgspec.MsgspecError) as error:
+        raise ConfigurationError(diagnosis=f"the context hook must return what JSON can hold: {error}") from error
+
+
+def _come_back(error: Overloaded) -> Generator[bytes]:
+    """Send an EventSource away for a while. After an HTTP error it would never come back."""
+    wait = (error.retry_after or 1.0) * 1000 + random.randint(0, RETRY[1] - RETRY[0])
+    sock = client_socket(request.environ)
+
+    def body() -> Generator[bytes]:
+        yield b"retry: %d\n\n" % wait
+        raise cut(sock)
+
+    return body()
