@@ -1,0 +1,186 @@
+/** The states of a run as this page sees it; the last three are final. */
+export type RunState = "connecting" | "streaming" | "reconnecting" | "completed" | "stopped" | "failed";
+
+export type Phase = "queued" | "thinking" | "tool" | "writing";
+
+export interface Usage {
+  prompt_tokens: number;
+  completion_tokens: number;
+  cached_tokens?: number;
+  reasoning_tokens?: number;
+  /** The provider did not report it, so it was counted. */
+  estimated?: boolean;
+}
+
+export interface Tool {
+  id: string;
+  name: string;
+  /** JSON text, as the model wrote it. */
+  arguments: string;
+  [more: string]: unknown;
+}
+
+/** Problem details (RFC 9457). */
+export interface Problem {
+  type?: string;
+  title?: string;
+  status?: number;
+  detail?: string;
+  /** Seconds. */
+  retry_after?: number;
+  [extension: string]: unknown;
+}
+
+/** An event as it came: one of the keys, by which it is told, and what belongs to it. Others may come later. */
+export interface RunEvent {
+  token?: string;
+  status?: Phase;
+  reasoning?: string;
+  tool?: Tool;
+  progress?: number;
+  message?: string;
+  data?: unknown;
+  restarted?: number;
+  done?: true;
+  error?: string;
+  [more: string]: unknown;
+}
+
+/** How a run ended that did not fail. Besides these it has the terminal event's own members. */
+export interface RunEnd {
+  /** The whole answer: the same as `run.text`. */
+  text: string;
+  /** It was stopped, from this page or elsewhere. */
+  cancelled: boolean;
+  /** Null after a stop, or where nobody said. Anything but "stop" means that the answer is not whole. */
+  finishReason: "stop" | "length" | "tool_calls" | "content_filter" | "log_full" | (string & {}) | null;
+  tokens: number | null;
+  usage: Usage | null;
+  /** Milliseconds to the first token; null where there was none. */
+  ttft_ms: number | null;
+  total_ms: number | null;
+  tokens_per_second: number | null;
+  /** Milliseconds from the request to the function's start. */
+  queue_ms?: number;
+  /** What the function returned, where it returned a value. */
+  result?: unknown;
+  /** False: the server could not write the end down yet. */
+  durable?: boolean;
+  [more: string]: unknown;
+}
+
+export interface RunOptions {
+  /** Sent with every request. A function is asked before each, so that a reconnect has a fresh token. */
+  headers?: HeadersInit | (() => HeadersInit | Promise<HeadersInit>);
+  /** As in `fetch`. "include" is needed for cookies of another origin. */
+  credentials?: RequestCredentials;
+  /** Aborting it stops the run, as `stop()` does. */
+  signal?: AbortSignal | null;
+  /** Spread a burst over the frames of the next 300 ms while the page is visible. Default true. */
+  pace?: boolean;
+  /** How many attempts in a row may bring nothing before the run counts as lost. Default 8, about a minute. */
+  retries?: number;
+  /**
+   * Milliseconds that a response may take to begin, besides what sending a long body takes. Default 15000. A resume
+   * waits one heartbeat at first, and doubles that up to this: connections that the browser kept may be dead too.
+   */
+  connectTimeout?: number;
+  /** Characters of one event, beyond which the server is not believed. Default 8 Mi. */
+  maxEventSize?: number;
+
+  /** A piece of the answer. `run.text` has it already. */
+  onToken?: (token: string) => void;
+  onStatus?: (status: Phase) => void;
+  /** A piece of the model's reasoning. */
+  onReasoning?: (reasoning: string) => void;
+  onTool?: (tool: Tool) => void;
+  /** @param progress from 0 to 1. */
+  onProgress?: (progress: number, message: string | undefined) => void;
+  onData?: (data: unknown) => void;
+  /** The text so far is void, and `run.text` is empty again: the server began anew. @param attempt 2 at first. */
+  onRestart?: (attempt: number) => void;
+  /** Called for each change, thus not for the first state, "connecting". */
+  onState?: (state: RunState) => void;
+  /** Each event, before the callback of its own. @param id null for an event that has no number. */
+  onEvent?: (event: RunEvent, id: string | null) => void;
+}
+
+export interface StreamOptions extends RunOptions {
+  /**
+   * The idempotency key, of at least 128 bits: a start with the key of a run joins it. Without one it is random,
+   * but a call with the URL and the body of one that is open on this page shares its key.
+   */
+  key?: string;
+}
+
+export interface ResumeOptions extends RunOptions {
+  /** `run.cursor` of an earlier reader: read what follows it. Without it, everything. */
+  after?: string | null;
+  /** What that reader had: `run.text` begins with it. */
+  text?: string;
+}
+
+/**
+ * A run, and this page's place in it. Iterating gives the tokens, from the first that this reader has got, to each
+ * iterator; after a restart it gives those of the new text. Leaving the loop early does not stop the run.
+ */
+export interface Run extends AsyncIterable<string> {
+  /** Null until the server has answered. */
+  readonly id: string | null;
+  /** The run's absolute URL; null until the server has answered, or where CORS hides it. Fit for `resume`. */
+  readonly location: string | null;
+  /** The last event that was handed out: it goes with `text`, and is fit for `resume`. */
+  readonly cursor: string | null;
+  /** The answer so far. It stays after a failure. */
+  readonly text: string;
+  /** The idempotency key; null for a run that was resumed. */
+  readonly key: string | null;
+  readonly state: RunState;
+  /** Rejects with the error of a run that failed. May be left alone: that is no unhandled rejection. */
+  readonly done: Promise<RunEnd>;
+  /**
+   * Stops the run, for all its readers, and resolves when it has ended. Rejects when the server could not be told;
+   * nothing is read any more even then, and `done` resolves as cancelled.
+   */
+  stop(): Promise<void>;
+  [Symbol.asyncIterator](): AsyncGenerator<string, void, undefined>;
+}
+
+/**
+ * Starts a run, and reads it to its end over as many connections as that takes.
+ *
+ * @param url of a stream feature.
+ * @param body sent as JSON.
+ */
+export function stream(url: string | URL, body?: unknown, options?: StreamOptions): Run;
+
+/**
+ * Attaches to a run that exists, such as one that was started before the page was reloaded.
+ *
+ * @param location the run's URL, such as `run.location`.
+ * @throws {TypeError} `after` is not a cursor.
+ */
+export function resume(location: string | URL, options?: ResumeOptions): Run;
+
+/** The root of the errors that a run ends with. */
+export class LLMStreamError extends Error {}
+
+/** The server refused the request, or the run failed. */
+export class ProblemError extends LLMStreamError {
+  constructor(problem: Problem, retryAfter?: number | null);
+  readonly problem: Problem;
+  readonly status: number | null;
+  /** A URI that names the kind, such as "urn:problem-type:flask-llmstream:upstream-rate-limited". */
+  readonly type: string;
+  readonly title: string | null;
+  /** A sentence for a person; the same as `message` where there is one. */
+  readonly detail: string | null;
+  /** Seconds after which the same may succeed. */
+  readonly retryAfter: number | null;
+}
+
+/** The server could not be reached any more. The run may still be going on: `resume` attaches to it again. */
+export class ConnectionLostError extends LLMStreamError {}
+
+/** The server sent something that is not this protocol. */
+export class ProtocolError extends LLMStreamError {}
