@@ -1,0 +1,43 @@
+"""`python -m example_app` serves the chat page on this machine and opens it in the browser."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import webbrowser
+
+import click
+from werkzeug.serving import make_server
+
+from . import create_app
+
+HOST = "127.0.0.1"
+PORTS_TO_TRY = 20
+
+
+@click.command()
+@click.option("--port", default=5000, show_default=True, help="Port to begin at; 0 takes any free one.")
+@click.option("--browser/--no-browser", default=True, help="Open the page in the browser.")
+def main(port: int, browser: bool) -> None:
+    """Serve the example's chat page on this machine."""
+    with listen(port) as listener:
+        server = make_server(HOST, 0, create_app(), threaded=True, fd=listener.fileno())
+        url = f"http://{HOST}:{server.port}/"
+        click.echo(f"The chat page is at {url} (Ctrl+C ends it)")
+        if browser:
+            threading.Thread(target=webbrowser.open, args=[url], daemon=True).start()
+        server.serve_forever()
+
+
+def listen(port: int) -> socket.socket:
+    """A socket on this port, or on the next that is free."""
+    for candidate in range(port, port + PORTS_TO_TRY):
+        try:
+            return socket.create_server((HOST, candidate), backlog=128)
+        except OSError as error:
+            refusal = error
+    raise click.ClickException(f"No port from {port} to {candidate} can be used: {refusal.strerror}.")
+
+
+if __name__ == "__main__":
+    main(prog_name="python -m example_app")

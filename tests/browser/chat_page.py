@@ -1,0 +1,65 @@
+"""The example's chat page as a visitor has it before them."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from playwright.sync_api import ConsoleMessage, Locator, Page, Request, expect
+
+
+class ChatPage:
+    """The page in a browser's tab.
+
+    `complaints` are uncaught errors and broken rules of the Content-Security-Policy, `starts` the requests that
+    started a run, `foreign` the addresses on other hosts that were asked for anything.
+    """
+
+    def __init__(self, page: Page, url: str) -> None:
+        self.page = page
+        self.url = url
+        self.complaints: list[str] = []
+        self.starts: list[Request] = []
+        self.foreign: list[str] = []
+        self.question = page.get_by_label("Your message")
+        self.send = page.get_by_role("button", name="Send", exact=True)
+        self.stop = page.get_by_role("button", name="Stop", exact=True)
+        self.answers = page.locator("article.answer")
+        self.announcer = page.get_by_role("status")
+        page.on("pageerror", lambda error: self.complaints.append(error.message))
+        page.on("console", self._listen)
+        page.on("request", self._look)
+
+    def open(self) -> None:
+        self.page.goto(f"{self.url}/")
+        expect(self.page.get_by_role("heading", name="What would you like to read?")).to_be_visible()
+        expect(self.question).to_be_focused()
+
+    def ask(self, question: str) -> None:
+        self.question.fill(question)
+        self.question.press("Enter")
+
+    @property
+    def answer(self) -> Locator:
+        """The last answer."""
+        return self.answers.last
+
+    @property
+    def text(self) -> Locator:
+        """The text of the last answer."""
+        return self.answer.locator(".text")
+
+    def ends(self, state: str = "done") -> None:
+        """Wait until the last answer has ended, in this state."""
+        expect(self.answer).to_have_attribute("data-state", state)
+        expect(self.stop).to_be_hidden()
+
+    def _listen(self, message: ConsoleMessage) -> None:
+        if "Content Security Policy" in message.text or "Trusted" in message.text:
+            self.complaints.append(message.text)
+
+    def _look(self, request: Request) -> None:
+        address = urlsplit(request.url)
+        if address.scheme not in ("data", "blob") and address.hostname != "127.0.0.1":
+            self.foreign.append(request.url)
+        if request.method == "POST" and address.path.endswith("/stream"):
+            self.starts.append(request)
