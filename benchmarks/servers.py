@@ -1,0 +1,128 @@
+"""The processes that a benchmark starts: the model server upstream, and the two servers it compares."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+START_TIME = 30
+STOP_TIME = 10
+MODEL_SERVER = (sys.executable, "-m", "flask_llmstream.testing", "--stamp")
+HOST = "127.0.0.1"
+CHAT = "/api/chat/stream"
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running server.
+
+    :param name: as printed.
+    :param url: where a stream is started.
+    :param pid: the top of its tree of processes.
+    :param model: to be named in requests, where they go to the model server itself.
+    """
+
+    name: str
+    url: str
+    pid: int
+    model: str | None = None
+
+
+@contextmanager
+def upstream(*, tokens: int, rate: float) -> Iterator[Server]:
+    """The package's testing server; each of its tokens is the moment at which it was sent.
+
+    :param tokens: how many each answer has.
+    :param rate: tokens a second of each answer.
+    """
+    command = [*MODEL_SERVER, "--port", "0", "--tokens", str(tokens), "--rate", str(rate), "--first-token", "0"]
+    with _process(command, os.environ, stdout=subprocess.PIPE) as process:
+        assert process.stdout
+        base_url = process.stdout.readline().decode().strip()
+        if not base_url:
+            raise SystemExit("The testing server did not start; its error is above.")
+        yield Server("upstream alone", f"{base_url}/chat/completions", process.pid, model="benchmark")
+
+
+def flask(model: Server) -> AbstractContextManager[Server]:
+    """The example application under gunicorn, one gevent worker."""
+    command = ["gunicorn", "-k", "gevent", "-w", "1", "--log-level", "warning", "example_app:create_app()"]
+    return _web("flask_llmstream", lambda port: [*command, "--bind", f"{HOST}:{port}"], model)
+
+
+def fastapi(model: Server) -> AbstractContextManager[Server]:
+    """FastAPI, AsyncOpenAI and sse-starlette under uvicorn at its fastest."""
+    command = ["uvicorn", "--loop", "uvloop", "--http", "httptools", "--log-level", "warning", "--no-access-log"]
+    command.append("benchmarks.fastapi_app:app")
+    return _web("FastAPI", lambda port: [*command, "--host", HOST, "--port", str(port)], model)
+
+
+COMPARED: Mapping[str, Callable[[Server], AbstractContextManager[Server]]] = {"flask": flask, "fastapi": fastapi}
+
+
+@contextmanager
+def _web(name: str, arguments: Callable[[int], list[str]], model: Server) -> Iterator[Server]:
+    environment = {
+        **os.environ,
+        "OPENAI_BASE_URL": model.url.removesuffix("/chat/completions"),
+        "OPENAI_API_KEY": "benchmark",
+        "FLASK_SECRET_KEY": "benchmark",
+        "FLASK_LLMSTREAM_ALLOW_ANONYMOUS": "true",
+        # A proxy for the outside world would change the client's transport, and has no business on loopback.
+        "NO_PROXY": "*",
+    }
+    port = _free_port()
+    with _process([sys.executable, "-m", *arguments(port)], environment) as process:
+        _wait_until_serving(port, process)
+        print(f"{name}: process {process.pid} on port {port}", file=sys.stderr)
+        yield Server(name, f"http://{HOST}:{port}{CHAT}", process.pid)
+
+
+@contextmanager
+def _process(
+    command: list[str], environment: Mapping[str, str], *, stdout: int | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=stdout, start_new_session=True)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_TIME)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        if process.stdout:
+            process.stdout.close()
+
+
+def _free_port() -> int:
+    with socket.create_server((HOST, 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+def _wait_until_serving(port: int, process: subprocess.Popen[bytes]) -> None:
+    """Until any answer comes: a master process may listen long before its worker can answer."""
+    give_up = time.monotonic() + START_TIME
+    while time.monotonic() < give_up and process.poll() is None:
+        connection = http.client.HTTPConnection(HOST, port, timeout=START_TIME)
+        try:
+            connection.request("HEAD", "/")
+            connection.getresponse()
+        except (OSError, http.client.HTTPException):
+            time.sleep(0.05)
+        else:
+            return
+        finally:
+            connection.close()
+    raise SystemExit(f"{' '.join(map(str, process.args))!r} did not start; its error is above.")  # type: ignore[arg-type]
