@@ -181,8 +181,7 @@ class Registry:
             except Exception:
                 log.exception("run %s of %s has ended, but not all that follows could be done", run.id, run.feature)
         run.close()
-        if run.id in self._runs:
-            self._keep(run)
+        self._keep(run)
 
     def _carry_out(self, run: Run) -> None:
         """Have the store know of the end."""
@@ -224,7 +223,7 @@ class Registry:
             self._expiry[run.id] = timer, size
             self._kept += size
         if run.id not in self._runs:
-            self._drop(run.id)  # it was forgotten meanwhile
+            self._drop(run.id)  # it is forgotten, perhaps this very moment
         while (oldest := self._beyond_budget()) is not None:
             self._drop(oldest)
 

@@ -7,7 +7,7 @@ import weakref
 
 import pytest
 
-from flask_llmstream import registry
+from flask_llmstream import registry, run_ended
 from flask_llmstream.errors import UpstreamRateLimited
 from tests.conversation import ask, events, problem
 from tests.puppet import PATIENCE, Pause, Puppet, eventually, stage
@@ -121,3 +121,27 @@ def test_what_is_no_longer_kept_is_no_longer_counted():
         for url in urls:
             app.test_client().delete(url)
         assert runs._kept == 0
+
+
+def test_a_result_counts_as_much_as_text():
+    """It is held as it went over the wire, and once more for those who ask."""
+    size = 100_000
+    with stage() as (app, llm):
+        llm.stream("/long")(lambda run: "x" * size)
+        url = says(app, "/long")
+        eventually(lambda: is_kept(llm, app, url) == [True])
+        assert llm.record(app).registry._kept > 2 * size
+
+
+def test_a_run_that_is_forgotten_while_its_end_is_told_is_not_kept():
+    """By the application itself, for example, which has saved the answer and wants nothing left here."""
+
+    def forget(sender, run, **_):
+        sender.extensions["llmstream"]["llmstream"].registry.forget(run)
+
+    with stage() as (app, llm), run_ended.connected_to(forget, sender=app):
+        answer = ask(app)
+        events(answer)
+        registry = llm.record(app).registry
+        eventually(lambda: registry.live == [] and not registry._runs)
+        assert (registry._expiry, registry._kept) == ({}, 0)

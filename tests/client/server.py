@@ -14,6 +14,7 @@ import socket
 import struct
 import sys
 import threading
+from abc import ABC, abstractmethod
 from collections import defaultdict, deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -32,11 +33,11 @@ class Break(Exception):
     """The answer is over, and with it the connection."""
 
 
-class Step:
+class Step(ABC):
     """Something that happens to the connection in the midst of an answer."""
 
-    def take(self, exchange: Exchange) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def take(self, exchange: Exchange) -> None: ...
 
 
 class Reset(Step):

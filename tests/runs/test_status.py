@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from flask_llmstream import run_ended
 from flask_llmstream.errors import UpstreamForbidden
 from tests.conversation import ask, events, problem
 from tests.puppet import PATIENCE, Pause, Puppet, eventually, stage
@@ -199,3 +200,18 @@ def test_whoever_polls_keeps_the_run_going():
         run.audience._timer.action()
         eventually(lambda: run.ended)
         assert run.state == "cancelled"
+
+
+def test_a_run_whose_end_is_being_told_has_not_ended_yet():
+    """All that is said of an end comes with it, or a client would see half of one."""
+    seen = []
+
+    def look(sender, run, **_):
+        seen.append(sender.test_client().get(f"/api/runs/{run.id}").json)
+
+    with stage() as (app, _), run_ended.connected_to(look, sender=app):
+        answer = ask(app.test_client())
+        events(answer)
+    (run,) = seen
+    assert run["status"] == "in_progress"
+    assert (run["ended_at"], run["expires_at"], run["finish_reason"], run["result"]) == (None, None, None, None)

@@ -99,6 +99,14 @@ def test_a_second_interruption_does_not_strike_the_clean_up(waiting, story):
     assert story == ["interrupted", "cleaned", "done"]
 
 
+def test_it_can_be_interrupted_from_a_thread_of_the_system(waiting, story):
+    """Such as those of gevent's pool, which have a hub each."""
+    waiting.cleaned.set()
+    gevent.get_hub().threadpool.apply(waiting.interrupt)
+    eventually(lambda: "done" in story)
+    assert story == ["interrupted", "cleaned", "done"]
+
+
 def test_the_interrupter_does_not_wait(waiting, story):
     waiting.interrupt()
     assert story == []

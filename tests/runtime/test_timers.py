@@ -83,13 +83,15 @@ def test_a_loop_that_could_not_be_started_is_started_for_the_next(timers, monkey
     def refuse(loop):
         raise RuntimeError("can't start new thread")
 
+    lost = threading.Event()
     with monkeypatch.context() as patch:
         patch.setattr(timers, "_start", refuse)
         with pytest.raises(RuntimeError):
-            timers.after(0, lambda: None)
+            timers.after(0, lost.set)
     done = threading.Event()
     timers.after(0, done.set)
     assert done.wait(PATIENCE)
+    assert not lost.is_set(), "whoever was refused has no timer, and could not cancel it"
 
 
 def test_the_loop_ends_when_nothing_is_due_and_begins_anew(timers):
