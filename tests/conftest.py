@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+from flask_llmstream.store import EmbeddedStore, RedisStore, Store
 from tests import leaks
 from tests.components import require
+from tests.redis_server import RedisServer
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -42,6 +44,40 @@ def nothing_left_behind() -> Iterator[None]:
     yield
     leaked = leaks.left_behind(before)
     assert not leaked, f"the test left behind: {', '.join(sorted(leaked))}"
+
+
+@pytest.fixture(scope="session")
+def redis_process() -> Iterator[RedisServer]:
+    """One Redis for all tests of a process. Tests ask for `redis_server`."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def redis_server(redis_process: RedisServer) -> Iterator[RedisServer]:
+    """The shared Redis, empty. A test that ends it or changes its settings starts one of its own."""
+    pid = redis_process.pid
+    redis_process.client().flushall()
+    yield redis_process
+    redis_process.resume()
+    assert redis_process.pid == pid, "the shared Redis was ended: a test that does so needs `with RedisServer() as ...`"
+
+
+@pytest.fixture(scope="session", params=["embedded", pytest.param("redis", marks=pytest.mark.needs("redis-server"))])
+def store_server(request: pytest.FixtureRequest) -> RedisServer | None:
+    """What is behind `store`. It starts before the leak check, which asks for no fixture of a session itself."""
+    return request.getfixturevalue("redis_process") if request.param == "redis" else None
+
+
+@pytest.fixture
+def store(request: pytest.FixtureRequest, store_server: RedisServer | None) -> Iterator[Store]:
+    """A store, empty: once the embedded one, and once a Redis."""
+    if store_server is None:
+        store: Store = EmbeddedStore()
+    else:
+        store = RedisStore(request.getfixturevalue("redis_server").url, "llmstream:")
+    yield store
+    store.close()
 
 
 @pytest.fixture(scope="session")

@@ -11,14 +11,22 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakSet
 
+from flask_llmstream.journal import SharedJournal
+from flask_llmstream.leases import SharedLeases
 from flask_llmstream.limits import OpenResponses
+from flask_llmstream.mirror import Mirrors
 from flask_llmstream.registry import Registry
+from flask_llmstream.store.subscriptions import Subscriptions
 from flask_llmstream.testing import ModelServer
 
 # What an instance of each class holds that should have been given back.
 HELD: dict[type, Callable[[Any], list[str]]] = {
     Registry: lambda registry: [f"run {run.id} of {run.feature}" for run in registry.live],
     OpenResponses: lambda places: [f"{len(places)} open responses of {id(places):x}"] if len(places) else [],
+    SharedLeases: lambda leases: ["leases that are still renewed"] if leases._pacemaker and not leases._closed else [],
+    SharedJournal: lambda journal: [f"run {run_id}, which is still journalled" for run_id in list(journal._followers)],
+    Mirrors: lambda mirrors: [f"run {mirror.id}, which is still read" for mirror in list(mirrors._read)],
+    Subscriptions: lambda all_of_them: ["the connection of subscriptions"] if all_of_them._connection else [],
     ModelServer: lambda server: [f"{server.active} requests to {server.base_url}"] if server.active else [],
 }
 
@@ -41,7 +49,7 @@ MADE = {kind: remember(kind) for kind in HELD}
 
 
 def held() -> Iterable[str]:
-    """Live runs, taken places and open upstream requests."""
+    """Live runs, taken places, open upstream requests, and what is kept up for other processes."""
     for kind, describe in HELD.items():
         for thing in list(MADE[kind]):
             yield from describe(thing)

@@ -11,9 +11,15 @@ import pytest
 from flask import Flask
 
 from flask_llmstream import LLMStream
+from flask_llmstream.journal import SharedJournal
+from flask_llmstream.leases import SharedLeases
+from flask_llmstream.ledger import Ledger
+from flask_llmstream.mirror import Mirrors
 from flask_llmstream.providers.simulated import Simulated
+from flask_llmstream.store import RedisStore
 from flask_llmstream.testing import Gate, ModelServer, Schedule
 from tests import leaks
+from tests.orders import admit, make_run
 
 
 @pytest.fixture
@@ -48,6 +54,32 @@ def test_sees_a_request_to_the_model(before):
         assert any("1 requests" in leak for leak in leaks.left_behind(before, patience=0))
         connection.close()
         gate.release()
+    assert not leaks.left_behind(before)
+
+
+@pytest.mark.needs("redis-server")
+def test_sees_what_is_kept_up_for_other_processes(redis_server):
+    before = leaks.alive()
+    store = RedisStore(redis_server.url, "llmstream:")
+    ledger, heard = Ledger(store, retention=600, lease=60), []
+    leases = SharedLeases(store, lambda *news: heard.append(news), heard.append)
+    journal, mirrors = SharedJournal(ledger, heard.append), Mirrors(ledger, heard.append, refresh=60)
+    run = make_run("r1")
+    admit(ledger, "r1", run.about)
+    leases.hold(run)
+    journal.follow(run)
+    mirror = mirrors.find("r1")
+    mirror.join()
+    assert leaks.left_behind(before, patience=0) == {
+        "leases that are still renewed",
+        "run r1, which is still journalled",
+        "run r1, which is still read",
+        "the connection of subscriptions",
+    }
+    mirror.leave()
+    journal.release("r1")
+    leases.close()
+    store.close()
     assert not leaks.left_behind(before)
 
 
