@@ -1,174 +1,138 @@
-"""The store's scripts, over the embedded emulation and over a real Redis."""
+"""The one door to Redis: over the embedded emulation and over a real server, and what it says when Redis cannot."""
 
-import subprocess
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import threading
+import time
+from pathlib import Path
 
 import pytest
-import redis
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from redis.exceptions import ResponseError
 
 from flask_llmstream import store as store_module
-from flask_llmstream.store import PREFIX, Claim, EmbeddedStore, Holder, Store, digest
-from tests.components import find
-from tests.puppet import eventually
+from flask_llmstream.errors import StoreUnavailable
+from flask_llmstream.ledger import Ledger
+from flask_llmstream.store import EmbeddedStore, RedisStore, Store, digest
+from flask_llmstream.store.connection import POOL
+from tests.orders import OWNER, admit
+from tests.puppet import PATIENCE, eventually
+from tests.redis_server import Account, RedisServer
 
-KEY = Claim("user:ann", "key:1", "print", lasting=True)
-CLICK = Claim("user:ann", "same:print", "print", lasting=False)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def server(tmp_path_factory):
-    """A Redis of one's own on a Unix socket, where it is installed. It keeps nothing on disk."""
-    program = find("redis-server")
-    if program is None:
-        yield None
-        return
-    directory = tmp_path_factory.mktemp("redis")
-    path = directory / "redis.sock"
-    options = ["--port", "0", "--unixsocket", str(path), "--save", "", "--appendonly", "no", "--dir", str(directory)]
-    with subprocess.Popen([program, *options], stdout=subprocess.DEVNULL) as process:
-        eventually(path.exists)
-        yield path
-        process.terminate()
+PREFIX = "llmstream:"
 
 
-@pytest.fixture(params=["embedded", pytest.param("redis", marks=pytest.mark.needs("redis-server"))])
-def store(request, server):
-    if request.param == "embedded":
-        store = EmbeddedStore()
-    else:
-        client = redis.Redis(unix_socket_path=str(server))
-        client.flushall()
-        store = Store(client)
-    yield store
-    store.close()
+def ledger(store: Store) -> Ledger:
+    return Ledger(store, retention=600, lease=60)
 
 
-def lifetime(store, name):
-    """Seconds that something lives on, as Redis has it: -1 for ever, -2 where it is gone."""
-    left = store._redis.pttl(name)
-    return left / 1000 if left > 0 else left
+def start(store, run_id="r1"):
+    """Something that is carried out by a script."""
+    return admit(ledger(store), run_id)
 
 
-def test_the_first_one_gets_the_key(store):
-    assert store.admit("r1", KEY, seconds=60) == Holder("r1", "print")
+def feed(store):
+    return store.key("feed", digest(OWNER))
 
 
-def test_the_second_one_is_told_who_has_it(store):
-    store.admit("r1", KEY, seconds=60)
-    assert store.admit("r2", KEY, seconds=60) == Holder("r1", "print")
-    assert store.admit("r3", KEY, seconds=60) == Holder("r1", "print")
+# What it does, whatever is behind it
 
 
-def test_with_another_request_it_is_told_that_too(store):
-    store.admit("r1", KEY, seconds=60)
-    other = Claim(KEY.owner, KEY.key, "another print", lasting=True)
-    assert store.admit("r2", other, seconds=60) == Holder("r1", "print")
+def test_the_names_of_keys_begin_with_the_prefix(store):
+    assert store.key("run", "r1") == "llmstream:run:r1"
+    start(store)
+    assert all(name.startswith(PREFIX.encode()) for name in store.command("KEYS", "*"))
 
 
-def test_the_same_key_of_another_owner_is_another_key(store):
-    store.admit("r1", KEY, seconds=60)
-    assert store.admit("r2", Claim("user:bob", KEY.key, "print", lasting=True), seconds=60).run_id == "r2"
+def test_commands_go_together_and_their_replies_come_in_order(store):
+    replies = store.commands(("SET", store.key("a"), "1"), ("GET", store.key("a")), ("GET", store.key("b")))
+    assert replies[1:] == [b"1", None]
 
 
-def test_a_claim_that_nobody_ends_expires(store):
-    store.admit("r1", KEY, seconds=60)
-    assert 59 < lifetime(store, KEY.name) <= 60
-    store.admit("r2", KEY, seconds=600)
-    assert lifetime(store, KEY.name) <= 60, "who is turned away must not prolong it"
-    store._redis.pexpire(KEY.name, 5)
-    eventually(lambda: store.admit("r2", KEY, seconds=60).run_id == "r2")
+def test_a_script_is_carried_out(store):
+    assert start(store).verdict == "admitted"
+    assert store.command("EXISTS", store.key("run", "r1")) == 1
 
 
-def test_the_end_keeps_a_lasting_key_for_as_long_as_the_log(store):
-    store.admit("r1", KEY, seconds=60)
-    store.finish("r1", KEY, retention=600)
-    assert 599 < lifetime(store, KEY.name) <= 600
-    assert store.admit("r2", KEY, seconds=60).run_id == "r1"
+def test_a_script_that_redis_has_forgotten_is_sent_again(store):
+    start(store)
+    store.command("SCRIPT", "FLUSH")
+    assert start(store, "r2").verdict == "admitted"
 
 
-def test_the_end_drops_the_key_of_a_click(store):
-    store.admit("r1", CLICK, seconds=60)
-    store.finish("r1", CLICK, retention=600)
-    assert store.admit("r2", CLICK, seconds=60).run_id == "r2"
+@pytest.mark.needs("redis-server")
+def test_a_script_is_sent_once_however_often_it_is_carried_out(own, connected):
+    store = connected(own.url)
+    for number in range(5):
+        start(store, f"r{number}")
+    calls = own.client().info("commandstats")
+    assert (calls["cmdstat_script|load"]["calls"], calls["cmdstat_evalsha"]["calls"]) == (1, 6)
 
 
-def test_the_end_leaves_a_key_alone_that_has_passed_on(store):
-    store.admit("r1", CLICK, seconds=60)
-    store.forget("r1", CLICK)
-    store.admit("r2", CLICK, seconds=60)
-    store.finish("r1", CLICK, retention=600)
-    assert store.admit("r3", CLICK, seconds=60).run_id == "r2"
+@pytest.mark.parametrize("script", sorted(Path(store_module.__file__).parent.glob("*.lua")), ids=lambda path: path.stem)
+def test_a_script_is_headed_by_its_keys_and_arguments(script):
+    lines = script.read_text().splitlines()
+    head = "\n".join(itertools.takewhile(lambda line: line.startswith("--"), lines))
+    body = "\n".join(lines).removeprefix(head)
+    named = set(re.findall(r"^-- ((?:KEYS|ARGV)\[\d+)", head, re.MULTILINE))
+    used = set(re.findall(r"(?:KEYS|ARGV)\[\d+", body))
+    assert used <= named
+    assert ("KEYS[" in body, "ARGV[" in body) == ("KEYS[" in head, "ARGV[" in head)
 
 
-def test_a_key_that_expired_is_not_brought_back_by_the_end(store):
-    store.finish("r1", KEY, retention=600)
-    assert store.admit("r2", KEY, seconds=60).run_id == "r2"
+def test_what_is_published_is_heard(store):
+    heard = []
+    subscription = store.subscribe(feed(store), heard.append)
+    start(store)
+    eventually(lambda: heard)
+    assert heard[0].partition(b" ")[2].startswith(b'{"started":{"id":"r1"')
+    subscription.close()
 
 
-def test_the_end_leaves_a_tombstone_that_only_its_owner_sees(store):
-    store.admit("r1", KEY, seconds=60)
-    assert not store.was_owned_by("r1", "user:ann")
-    store.finish("r1", KEY, retention=600)
-    assert store.was_owned_by("r1", "user:ann")
-    assert not store.was_owned_by("r1", "user:bob")
-    assert not store.was_owned_by("r2", "user:ann")
+def test_each_who_subscribes_hears_it_until_they_close(store):
+    heard = {1: [], 2: []}
+    first = store.subscribe(feed(store), heard[1].append)
+    second = store.subscribe(feed(store), heard[2].append)
+    start(store)
+    eventually(lambda: heard[1] and heard[2])
+    first.close()
+    first.close()
+    start(store, "r2")
+    eventually(lambda: len(heard[2]) == 2)
+    assert len(heard[1]) == 1
+    second.close()
+    start(store, "r3")
+    third = store.subscribe(feed(store), heard[1].append)
+    start(store, "r4")
+    eventually(lambda: len(heard[1]) == 2)
+    assert len(heard[2]) == 2
+    third.close()
 
 
-def test_the_tombstone_stands_longer_than_the_log(store):
-    store.finish("r1", KEY, retention=600)
-    (name,) = store._redis.keys(PREFIX + "ended:*")
-    assert 1199 < lifetime(store, name) <= 1200
+def test_other_channels_are_not_heard(store):
+    heard = []
+    subscription = store.subscribe(feed(store) + "x", heard.append)
+    other = store.subscribe(feed(store), lambda message: heard.append(b"feed"))
+    start(store)
+    eventually(lambda: heard)
+    assert heard == [b"feed"]
+    subscription.close()
+    other.close()
 
 
-def test_forgetting_leaves_nothing(store):
-    store.admit("r1", KEY, seconds=60)
-    store.finish("r1", KEY, retention=600)
-    store.forget("r1", KEY)
-    assert store._redis.keys("*") == []
+def test_a_mistake_of_this_program_is_no_fault_of_redis(store):
+    store.command("SET", store.key("leases"), "no sorted set")
+    with pytest.raises(ResponseError, match="WRONGTYPE"):
+        store.command("ZCARD", store.key("leases"))
 
 
-def test_forgetting_leaves_a_key_alone_that_has_passed_on(store):
-    store.admit("r1", CLICK, seconds=60)
-    store.finish("r1", CLICK, retention=600)
-    store.admit("r2", CLICK, seconds=60)
-    store.forget("r1", CLICK)
-    assert store.admit("r3", CLICK, seconds=60).run_id == "r2"
-
-
-def test_a_time_too_short_for_redis_is_a_short_time(store):
-    """PEXPIRE with 0 deletes, and SET with PX 0 is an error."""
-    store.admit("r1", KEY, seconds=0.0001)
-    store.finish("r1", KEY, retention=0.0001)
-    eventually(lambda: not store.was_owned_by("r1", "user:ann"))
-
-
-def test_what_is_kept_names_neither_owner_nor_key(store):
-    store.admit("r1", KEY, seconds=60)
-    store.finish("r1", KEY, retention=60)
-    names = store._redis.keys("*")
-    kept = b" ".join([*names, store._redis.get(PREFIX + "ended:r1"), *store._redis.hvals(KEY.name)])
-    assert len(names) == 2
-    assert b"ann" not in kept and b"key:1" not in kept
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
-@given(st.lists(st.tuples(st.sampled_from(["admit", "finish", "forget"]), st.integers(1, 4)), max_size=12))
-def test_any_order_of_steps_leaves_the_key_with_the_run_that_took_it_last(store, steps):
-    """Against a model of it: a lasting key goes with forgetting and with nothing else."""
-    store._redis.flushall()
-    holder = None
-    for step, number in steps:
-        run_id = f"r{number}"
-        if step == "admit":
-            holder = holder or run_id
-            assert store.admit(run_id, KEY, seconds=60).run_id == holder
-        elif step == "finish":
-            store.finish(run_id, KEY, retention=60)
-        else:
-            store.forget(run_id, KEY)
-            holder = None if holder == run_id else holder
-    assert store.admit("last", KEY, seconds=60).run_id == (holder or "last")
+def test_a_process_has_a_name_of_its_own_also_after_a_fork(store, monkeypatch):
+    name = store.process
+    assert store.process == name
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    assert store.process != name
 
 
 def test_names_are_told_apart_wherever_the_line_between_their_parts_is():
@@ -176,23 +140,240 @@ def test_names_are_told_apart_wherever_the_line_between_their_parts_is():
     assert digest("ab", "c") == digest("ab", "c")
 
 
+# The embedded one
+
+
 def test_the_sweep_takes_expired_keys_out_of_the_embedded_stores_memory(monkeypatch):
     monkeypatch.setattr(store_module, "SWEEP_EVERY", 0.01)
     store = EmbeddedStore()
     memory = store._redis.connection_pool.connection_kwargs["server"].dbs[0]
-    store.admit("r1", KEY, seconds=60)
-    assert KEY.name.encode() in dict.keys(memory._dict)
-    store._redis.pexpire(KEY.name, 1)
-    eventually(lambda: KEY.name.encode() not in dict.keys(memory._dict))
+    start(store)
+    assert dict.keys(memory._dict)
+    for name in store.command("KEYS", "*"):
+        store.command("PEXPIRE", name, 1)
+    eventually(lambda: not dict.keys(memory._dict))
     eventually(lambda: store._sweeper is None)  # an empty store has no timer
-    store.admit("r2", KEY, seconds=60)
+    start(store, "r2")
     assert store._sweeper is not None
     store.close()
 
 
 def test_a_closed_store_sweeps_no_more():
     store = EmbeddedStore()
-    store.admit("r1", KEY, seconds=60)
+    start(store)
     sweeper = store._sweeper
     store.close()
     assert sweeper.action is None
+
+
+def test_what_one_hears_in_the_embedded_store_may_lead_to_more():
+    """A receiver may carry out a script itself: what that publishes is heard as well."""
+    store = EmbeddedStore()
+    heard = []
+
+    def receive(message):
+        heard.append(message)
+        if len(heard) == 1:
+            start(store, "r2")
+
+    subscription = store.subscribe(feed(store), receive)
+    start(store)
+    assert [b'"r1"' in heard[0], b'"r2"' in heard[1]] == [True, True]
+    subscription.close()
+    store.close()
+
+
+# When Redis cannot
+
+
+def refused(store, *, within):
+    """The diagnosis with which a store refuses, in time."""
+    begun = time.monotonic()
+    with pytest.raises(StoreUnavailable) as refusal:
+        store.command("SET", store.key("a"), "1")
+    assert time.monotonic() - begun < within
+    assert refusal.value.retry_after == 2.0
+    return refusal.value.diagnosis
+
+
+@pytest.fixture
+def own():
+    """A Redis of the test's own, and stores over it."""
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def connected():
+    """Makes stores, and closes them."""
+    made = []
+
+    def connected(url):
+        made.append(RedisStore(url, PREFIX))
+        return made[-1]
+
+    yield connected
+    for store in made:
+        store.close()
+
+
+@pytest.mark.needs("redis-server")
+def test_a_redis_that_is_gone_is_told_at_once_and_found_again(own, connected):
+    store = connected(own.url)
+    store.command("SET", store.key("a"), "1")
+    own.kill()
+    assert "refused" in refused(store, within=1)
+    own.start()
+    assert store.command("GET", store.key("a")) is None
+
+
+@pytest.mark.needs("redis-server")
+def test_a_connection_that_died_in_the_pool_is_replaced_without_a_word(own, connected):
+    store = connected(own.url)
+    store.command("SET", store.key("a"), "1")
+    own.client().client_kill_filter(_type="normal", skipme=True)
+    assert store.command("GET", store.key("a")) == b"1"
+
+
+@pytest.mark.needs("redis-server")
+def test_a_redis_that_does_not_answer_is_given_up_in_time(own, connected):
+    store = connected(own.url)
+    store.command("SET", store.key("a"), "1")
+    with own.paused():
+        assert "Timeout" in refused(store, within=1.9)
+    assert store.command("GET", store.key("a")) == b"1"
+
+
+@pytest.mark.needs("redis-server")
+def test_a_redis_out_of_memory_is_a_fault_of_its_own(connected):
+    with RedisServer(maxmemory="1mb", maxmemory_policy="noeviction") as server:
+        store = connected(server.url)
+        server.client().config_set("maxmemory", "1")
+        assert "memory" in refused(store, within=1)
+        with pytest.raises(StoreUnavailable):
+            start(store)
+        server.client().config_set("maxmemory", "0")
+        assert start(store).verdict == "admitted"
+
+
+@pytest.mark.parametrize("code", ["OOM", "READONLY", "MISCONF"])
+def test_what_a_script_meets_is_told_apart_as_redis_6_words_it(store, code, monkeypatch):
+    said = f"Error running script (call to f_8b66): @user_script:163: @user_script: 163: -{code} command not allowed"
+
+    def fail(script):
+        raise ResponseError(said)
+
+    monkeypatch.setattr(store, "_script", fail)
+    with pytest.raises(StoreUnavailable):
+        start(store)
+
+
+def test_sentinels_that_name_no_master_are_told_of_in_few_words(connected, caplog):
+    """redis-py's own words have a kilobyte, and stand in the log with each request."""
+    store = connected("redis+sentinel://127.0.0.1:1,127.0.0.1:2/mymaster")
+    with pytest.raises(StoreUnavailable) as refusal:
+        store.command("PING")
+    assert refusal.value.diagnosis == "Redis: No master found for 'mymaster'"
+    with pytest.raises(StoreUnavailable):
+        store.subscribe(store.key("channel"), print)
+    [told] = caplog.messages
+    assert told.endswith("is lost: No master found for 'mymaster'")
+
+
+@pytest.mark.needs("redis-server")
+def test_a_replica_is_none_to_write_to(own, connected):
+    with RedisServer(replica_of=own) as replica:
+        eventually(lambda: replica.client().info("replication")["master_link_status"] == "up")
+        store = connected(replica.url)
+        assert "read only" in refused(store, within=1)
+        with pytest.raises(StoreUnavailable):
+            start(store)
+
+
+@pytest.mark.needs("redis-server")
+def test_a_master_that_nobody_copies_may_refuse_to_write(own, connected):
+    own.client().config_set("min-replicas-to-write", "1")
+    assert "NOREPLICAS" in refused(connected(own.url), within=1)
+
+
+@pytest.mark.needs("redis-server")
+@pytest.mark.parametrize(
+    ("url", "word"),
+    [("redis://wrong:password@127.0.0.1:{port}/0", "invalid"), ("redis://127.0.0.1:{port}/0", "uthentication")],
+    ids=["wrong", "none"],
+)
+def test_a_password_that_is_not_taken(url, word, connected):
+    with RedisServer(account=Account("secret", name="app")) as server:
+        assert word in refused(connected(url.format(port=server.port)), within=1)
+
+
+@pytest.mark.needs("redis-server")
+def test_a_user_who_may_not_is_told_apart(connected):
+    with RedisServer(account=Account("secret", name="app", rules="~other:* &* +@all")) as server:
+        assert "permission" in refused(connected(server.url), within=1)
+
+
+@pytest.mark.needs("redis-server")
+def test_a_user_who_may_use_the_prefix_alone_is_enough(connected):
+    """What docs say to give it: keys and channels under the prefix, and no more."""
+    with RedisServer(account=Account("secret", name="app", rules=f"~{PREFIX}* &{PREFIX}* +@all")) as server:
+        store, heard = connected(server.url), []
+        subscription = store.subscribe(feed(store), heard.append)
+        assert start(store).verdict == "admitted"
+        eventually(lambda: heard)
+        subscription.close()
+
+
+@pytest.mark.needs("redis-server")
+def test_who_finds_no_connection_free_waits_for_one_but_not_for_ever(own, connected):
+    store = connected(own.url)
+    store.command("SET", store.key("a"), "1")
+    with own.paused():
+        waiting = [threading.Thread(target=store.command, args=("PING",)) for _ in range(POOL)]
+        for thread in waiting:
+            thread.start()
+        eventually(lambda: store._places._value == 0)
+        with pytest.raises(StoreUnavailable, match="keep track") as refusal:
+            store.call("touch", [store.key("run", "r1")], [], patience=0.05)
+        assert "taken" in refusal.value.diagnosis
+    for thread in waiting:
+        thread.join(PATIENCE)
+
+
+@pytest.mark.needs("redis-server")
+def test_many_at_once_share_a_handful_of_connections(own, connected):
+    store, together, said = connected(own.url), threading.Barrier(40), []
+
+    def work():
+        together.wait(PATIENCE)
+        said.append(store.command("ECHO", "a"))
+
+    threads = [threading.Thread(target=work) for _ in range(40)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert said == [b"a"] * 40
+    assert own.connections()["normal"] <= POOL
+
+
+@pytest.mark.needs("redis-server")
+def test_a_closed_store_gives_back_its_connections(own):
+    store = RedisStore(own.url, PREFIX)
+    store.command("PING")
+    store.subscribe("a", lambda message: None)
+    assert own.connections().total() == 2
+    store.close()
+    eventually(lambda: own.connections().total() == 0)
+
+
+@pytest.mark.needs("redis-server")
+def test_one_alone_has_connections_of_its_own(own, connected):
+    store = connected(own.url)
+    other = store.alone()
+    store.command("PING")
+    other.command("PING")
+    assert own.connections()["normal"] == 2
+    other.close()
+    eventually(lambda: own.connections()["normal"] == 1)
+    assert store.command("PING")

@@ -17,7 +17,7 @@ from .sockets import hang_up, reset
 from .timers import Timer, Timers
 from .watcher import Watch, Watcher
 
-__all__ = ["Bell", "Runtime", "Task", "Timer", "Timers", "Watch", "Watcher", "current", "hang_up", "reset"]
+__all__ = ["Bell", "Pacemaker", "Runtime", "Task", "Timer", "Timers", "Watch", "Watcher", "current", "hang_up", "reset"]
 
 
 class Bell(Protocol):
@@ -41,6 +41,13 @@ class Task(Protocol):
         """Raise `RunCancelled` in it, wherever it is, if this runtime can; the caller sees to it otherwise."""
 
 
+class Pacemaker(Protocol):
+    """A beat that goes on by itself."""
+
+    def stop(self) -> None:
+        """Beat no more. Idempotent."""
+
+
 class Runtime(Protocol):
     """What the rest of the package needs from its surroundings."""
 
@@ -51,7 +58,18 @@ class Runtime(Protocol):
     def task(self, work: Callable[[], None], done: Callable[[], None]) -> Task:
         """What will do `work` by itself, and `done` afterwards, however `work` ended. `done` is never interrupted."""
 
+    def keep(self, work: Callable[[], None]) -> None:
+        """Do `work` by itself. A process that ends waits for the end of it, and everything else goes on meanwhile."""
+
     def bell(self) -> Bell: ...
+
+    def pacemaker(self, seconds: float, beat: Callable[[], None], end: Callable[[], None]) -> Pacemaker:
+        """Call `beat` now and each `seconds`, and `end` after the last, in a thread of the operating system's own: a
+        busy loop of greenlets does not hold it up. It shares nothing with other threads, but hands over what it finds.
+        """
+
+    def hand_over(self, action: Callable[[], None]) -> None:
+        """Have `action` done by itself; for pacemakers, whose thread is none for the package's other work."""
 
 
 _current: tuple[int, Runtime] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,9 @@ from gevent.hub import Waiter
 from ..errors import RunCancelled
 from .timers import Timers
 from .watcher import Watcher
+
+THROUGH_WITHIN = 2.0
+"""Seconds that the end of a pacemaker is waited for."""
 
 
 class GreenletBell:
@@ -90,6 +94,39 @@ class GreenletTask:
             pass
 
 
+class GreenletPacemaker:
+    """A thread as Python had them before they were greenlets. What it waits for runs in a loop of its own."""
+
+    def __init__(self, seconds: float, beat: Callable[[], None], end: Callable[[], None]) -> None:
+        self._seconds = seconds
+        self._beat = beat
+        self._end = end
+        self._stopped = False
+        lock = monkey.get_original("_thread", "allocate_lock")
+        self._going, self._through = lock(), lock()
+        self._going.acquire()
+        self._through.acquire()
+        monkey.get_original("_thread", "start_new_thread")(self._run, ())
+
+    def stop(self) -> None:
+        if not self._stopped:
+            self._stopped = True
+            self._going.release()
+            # A thread that is still in gevent's code while the interpreter ends takes the process down with it.
+            self._through.acquire(timeout=THROUGH_WITHIN)
+
+    def _run(self) -> None:
+        try:
+            while True:
+                self._beat()
+                if self._going.acquire(timeout=self._seconds):
+                    break
+            self._end()
+            gevent.get_hub().destroy()
+        finally:
+            self._through.release()
+
+
 class HubPoller:
     """Has gevent's own loop watch the epoll descriptor."""
 
@@ -111,14 +148,25 @@ class Greenlets:
     cooperative = True
 
     def __init__(self) -> None:
+        self._loop = gevent.get_hub().loop
         self.timers = Timers(gevent.spawn, GreenletBell)
         self.watcher = Watcher(_epoll(), HubPoller())
 
     def task(self, work: Callable[[], None], done: Callable[[], None]) -> GreenletTask:
         return GreenletTask(work, done)
 
+    def keep(self, work: Callable[[], None]) -> None:
+        # A greenlet too, by now; but one that the interpreter, whose shutdown gevent patches, knows as a thread.
+        threading.Thread(target=work, name="llmstream-drain", daemon=False).start()
+
     def bell(self) -> GreenletBell:
         return GreenletBell()
+
+    def pacemaker(self, seconds: float, beat: Callable[[], None], end: Callable[[], None]) -> GreenletPacemaker:
+        return GreenletPacemaker(seconds, beat, end)
+
+    def hand_over(self, action: Callable[[], None]) -> None:
+        self._loop.run_callback_threadsafe(gevent.spawn, action)
 
 
 def _epoll() -> Callable[[], Any] | None:

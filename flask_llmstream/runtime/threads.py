@@ -52,6 +52,25 @@ class ThreadTask:
             self._done()
 
 
+class ThreadPacemaker:
+    def __init__(self, seconds: float, beat: Callable[[], None], end: Callable[[], None]) -> None:
+        self._seconds = seconds
+        self._beat = beat
+        self._end = end
+        self._stopped = threading.Event()
+        start_thread(self._run, "llmstream-leases")
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def _run(self) -> None:
+        while True:
+            self._beat()
+            if self._stopped.wait(self._seconds):
+                break
+        self._end()
+
+
 class ThreadPoller:
     """A thread in epoll's wait; an eventfd in the same set tells it to leave."""
 
@@ -97,8 +116,17 @@ class Threads:
     def task(self, work: Callable[[], None], done: Callable[[], None]) -> ThreadTask:
         return ThreadTask(work, done)
 
+    def keep(self, work: Callable[[], None]) -> None:
+        threading.Thread(target=work, name="llmstream-drain", daemon=False).start()
+
     def bell(self) -> ThreadBell:
         return ThreadBell()
+
+    def pacemaker(self, seconds: float, beat: Callable[[], None], end: Callable[[], None]) -> ThreadPacemaker:
+        return ThreadPacemaker(seconds, beat, end)
+
+    def hand_over(self, action: Callable[[], None]) -> None:
+        start_thread(action, "llmstream-leases")
 
 
 def start_thread(work: Callable[[], None], name: str) -> None:
