@@ -1,4 +1,4 @@
-"""A reader's place in a run's log, as it goes over the wire."""
+"""A reader's place in a run's log, or in an owner's feed, as it goes over the wire."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from dataclasses import dataclass
 
 from .errors import InvalidCursor
 
-_CURSOR = re.compile(r"([A-Za-z0-9_-]{1,64}):([0-9]{1,9})-([0-9]{1,12})")
+_CURSOR = re.compile(r"([A-Za-z0-9_-]{1,64}):([0-9]{1,15})-([0-9]{1,12})")
 
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
     """The last event that a reader has: ``<run id>:<epoch>-<n>`` on the wire, short ASCII as SSE clients need it.
 
-    :param epoch: which writer of the run, from 1.
-    :param n: which event of that writer, from 1; 0 before the first.
+    :param run_id: which run; ``runs`` for an owner's feed.
+    :param epoch: which writer of the run, from 1. In a feed, the millisecond in which something was told.
+    :param n: which event of that writer, from 1; 0 before the first. In a feed, which one within its millisecond.
     """
 
     run_id: str

@@ -10,14 +10,19 @@ LLMStreamError                       500
 │   ├── NotAuthenticated             401
 │   ├── OriginRefused                403
 │   ├── RunNotFound                  404
+│   ├── ConversationNotFound         404
 │   ├── EventStreamNotAccepted       406
+│   ├── HistoryFull                  409   `limit` says what cannot grow: messages, size or conversations
 │   ├── RunExpired                   410
 │   ├── ContentTooLarge              413
 │   ├── QueryTooLong                 414
 │   ├── NotJSON                      415
 │   ├── InvalidInput                 422   `errors` names each field
-│   └── KeyReused                    422
+│   ├── KeyReused                    422
+│   └── LimitReached                 429   `limit` says which: runs, conversation, starts or tokens
 ├── Overloaded                       503   passing: `retry_after` says when to come back
+│   └── ShuttingDown                 503   this process ends; another one, or the next, takes the request
+├── StoreUnavailable                 503   Redis cannot be reached, or refuses
 ├── UpstreamError                    502   the model's server did not deliver
 │   ├── UpstreamAuthenticationFailed 502
 │   ├── UpstreamForbidden            502
@@ -31,6 +36,7 @@ LLMStreamError                       500
 │   └── UpstreamMalformed            502   it sent something that is not the protocol
 ├── ContentFiltered                  422   the model refused before it generated anything
 ├── Aborted                          500   the application's function called `abort`, which may give another status
+├── Retold                                 one of these, as another process told it
 └── RunError                         500   the run itself broke
     ├── FeatureFailed                500   an exception in the application's function
     ├── InvalidOutput                500   the application's function yielded something that is no event
@@ -42,6 +48,7 @@ LLMStreamError                       500
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 PROBLEM_TYPE = "urn:problem-type:flask-llmstream:"
@@ -144,10 +151,22 @@ class RunNotFound(RequestRefused):
     title = "There is no such run"
 
 
+class ConversationNotFound(RequestRefused):
+    status = 404
+    slug = "conversation-not-found"
+    title = "There is no such conversation"
+
+
 class EventStreamNotAccepted(RequestRefused):
     status = 406
     slug = "event-stream-not-accepted"
     title = "This address answers an event stream only"
+
+
+class HistoryFull(RequestRefused):
+    status = 409
+    slug = "history-full"
+    title = "There is no room for further messages"
 
 
 class RunExpired(RequestRefused):
@@ -186,10 +205,48 @@ class KeyReused(RequestRefused):
     title = "The idempotency key was already used with another request"
 
 
+class LimitReached(RequestRefused):
+    """One's share is used up.
+
+    :param limit: which one: ``runs`` at a time, one a ``conversation``, ``starts`` or ``tokens`` in a window.
+    :param live: the ids of one's live runs, the oldest first.
+    :param standing: how one's quotas stand, as `ledger.Standing` has it.
+    """
+
+    status = 429
+    slug = "limit-reached"
+    title = "You have reached a limit"
+
+    def __init__(
+        self,
+        limit: str,
+        detail: str | None = None,
+        *,
+        live: Sequence[str] = (),
+        standing: Sequence[Any] = (),
+        **more: Any,
+    ) -> None:
+        super().__init__(detail, limit=limit, **more)
+        self.limit = limit
+        self.live = live
+        self.standing = standing
+
+
 class Overloaded(LLMStreamError):
     status = 503
     slug = "overloaded"
     title = "The server is busy"
+
+
+class ShuttingDown(Overloaded):
+    slug = "shutting-down"
+    title = "The server is about to restart"
+
+
+class StoreUnavailable(LLMStreamError):
+    status = 503
+    slug = "store-unavailable"
+    title = "The server cannot keep track of answers at the moment"
 
 
 class UpstreamError(LLMStreamError):
@@ -304,3 +361,15 @@ class RunInterrupted(RunError):
     status = 503
     slug = "run-interrupted"
     title = "The answer was interrupted"
+
+
+class Retold(LLMStreamError):
+    """An error that another process met, as its problem details have it."""
+
+    def __init__(self, problem: Mapping[str, Any]) -> None:
+        super().__init__(str(problem.get("detail", "")), retry_after=problem.get("retry_after"))
+        self.status = int(problem.get("status", 500))
+        self._problem = dict(problem)
+
+    def problem(self) -> dict[str, Any]:
+        return self._problem

@@ -79,6 +79,7 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
     :param cached_tokens: how many of the prompt's tokens were read from the provider's cache.
     :param reasoning_tokens: how many of the completion's tokens were reasoning.
     :param estimated: the provider did not report it (after a stop it can't), so it was counted here.
+    :param models: what each model consumed, where it was not the run's own model alone.
     """
 
     prompt_tokens: int
@@ -86,6 +87,7 @@ class Usage(msgspec.Struct, frozen=True, omit_defaults=True):
     cached_tokens: int = 0
     reasoning_tokens: int = 0
     estimated: bool = False
+    models: dict[str, Usage] = {}
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
@@ -111,6 +113,8 @@ class Done(Terminal, frozen=True, kw_only=True):
     :param ttft_ms: milliseconds from the request to the first token, reasoning or tool call; None without one.
     :param total_ms: milliseconds from the request to the end.
     :param tokens_per_second: tokens of the answer over the time from the first to the last.
+    :param durable: whether the end is kept where other processes find it; false where Redis could not be reached, and
+        what they find may differ.
     """
 
     done: Literal[True]
@@ -123,6 +127,7 @@ class Done(Terminal, frozen=True, kw_only=True):
     ttft_ms: float | None = None
     total_ms: float | None = None
     tokens_per_second: float | None = None
+    durable: bool = True
 
 
 class Failed(Terminal, frozen=True, kw_only=True):
@@ -130,6 +135,7 @@ class Failed(Terminal, frozen=True, kw_only=True):
 
     :param error: a sentence for a person.
     :param problem: the problem details (RFC 9457).
+    :param durable: as above.
     """
 
     error: str
@@ -137,6 +143,7 @@ class Failed(Terminal, frozen=True, kw_only=True):
     tokens: int = 0
     usage: Usage | None = None
     total_ms: float | None = None
+    durable: bool = True
 
 
 encode = msgspec.json.Encoder().encode

@@ -12,7 +12,7 @@ from flask_llmstream.errors import InvalidCursor
 cursors = st.builds(
     Cursor,
     st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True),
-    st.integers(0, 10**9 - 1),
+    st.integers(0, 10**15 - 1),
     st.integers(0, 10**12 - 1),
 )
 
@@ -30,6 +30,7 @@ def test_the_wire_form_is_one_word_of_ascii(cursor):
 
 def test_the_wire_form():
     assert str(Cursor("abc_-9", 2, 17)) == "abc_-9:2-17"
+    assert Cursor.parse("runs:1795171646790-3") == Cursor("runs", 1795171646790, 3), "a place in an owner's feed"
 
 
 @given(st.text())
@@ -59,7 +60,7 @@ def test_any_text_is_a_cursor_or_refused(text):
         "abc:1-٣",
         "a" * 65 + ":1-1",
         "abc:1-" + "1" * 13,
-        "abc:" + "1" * 10 + "-1",
+        "abc:" + "1" * 16 + "-1",
     ],
 )
 def test_anything_else_is_refused(text):

@@ -6,7 +6,14 @@ import re
 import pytest
 
 from flask_llmstream import errors
-from flask_llmstream.errors import LLMStreamError, RunCancelled, UpstreamTimeout, UpstreamUnavailable
+from flask_llmstream.errors import (
+    LimitReached,
+    LLMStreamError,
+    Retold,
+    RunCancelled,
+    UpstreamTimeout,
+    UpstreamUnavailable,
+)
 
 LEAF = re.compile(r"^(?P<indent>[│ ├└─]*)(?P<name>[A-Z]\w+) +(?P<status>\d{3})", re.MULTILINE)
 
@@ -16,11 +23,13 @@ def kinds(kind: type[LLMStreamError] = LLMStreamError) -> list[type[LLMStreamErr
 
 
 def make(kind: type[LLMStreamError], **more: object) -> LLMStreamError:
+    if kind is LimitReached:
+        return LimitReached("runs", "You have enough.", **more)
     return kind("idle", **more) if kind is UpstreamTimeout else kind(**more)  # type: ignore[arg-type]
 
 
-# Applications may derive kinds of their own; these are the package's.
-KINDS = [kind for kind in kinds() if kind.__module__ == errors.__name__]
+# Applications may derive kinds of their own; these are the package's. One of them stands for any other.
+KINDS = [kind for kind in kinds() if kind.__module__ == errors.__name__ and kind is not Retold]
 
 
 def test_the_drawing_is_the_tree():
@@ -90,3 +99,27 @@ def test_what_passes_may_be_tried_again_and_nothing_else():
 
 def test_a_stop_is_no_error_that_a_function_could_swallow():
     assert not issubclass(RunCancelled, Exception)
+
+
+@pytest.mark.parametrize("limit", ["runs", "conversation", "starts", "tokens"])
+def test_a_limit_says_which(limit):
+    error = LimitReached(limit, "Not so fast.", retry_after=3)
+    assert error.limit == limit
+    problem = error.problem()
+    assert problem == problem | {"limit": limit, "retry_after": 3, "status": 429}
+
+
+def test_an_error_that_another_process_met_is_told_as_it_was_told_there():
+    met = LimitReached("tokens", "No more today.", retry_after=60)
+    retold = Retold(json.loads(json.dumps(met.problem())))
+    assert retold.problem() == met.problem()
+    assert (retold.status, retold.detail, retold.retry_after) == (429, "No more today.", 60)
+
+
+def test_one_of_which_little_is_known_is_still_an_error():
+    """Another process may be of another version of this package."""
+    assert (Retold({}).status, Retold({}).detail.endswith(".")) == (500, True)
+
+
+def test_it_stands_in_the_drawing_though_it_has_no_status_of_its_own():
+    assert "── Retold " in errors.__doc__

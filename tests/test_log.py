@@ -19,8 +19,8 @@ class CountingBell:
         self.rings += 1
 
 
-def log_of(*payloads, limit=10**6):
-    log = Log(limit)
+def log_of(*payloads, limit=10**6, **more):
+    log = Log(limit, **more)
     for payload in payloads:
         log.append(payload)
     return log
@@ -170,3 +170,174 @@ def test_readers_in_other_threads_get_every_event_once_in_order():
     assert all(events == [*payloads, b"end"] for events in got.values())
     assert len(got) == 5
     assert log.readers == 0
+
+
+# Parts: each writer has its own numbers
+
+
+def two_parts(*, complete=True):
+    """A first writer said three things and was given up; a second one goes on."""
+    log = log_of(b"1-1", b"1-2", b"1-3", complete=complete)
+    log.take_over(2)
+    log.append(b"2-1")
+    return log
+
+
+def test_each_writer_begins_at_one():
+    log = two_parts()
+    assert (log.epoch, log.n, len(log)) == (2, 1, 4)
+
+
+def test_a_reader_is_given_the_events_of_one_writer_at_a_time():
+    reader = Reader(two_parts(), CountingBell(), epoch=1)
+    assert (reader.take(), reader.epoch, reader.n) == ([b"1-1", b"1-2", b"1-3"], 1, 3)
+    assert (reader.take(), reader.epoch, reader.n) == ([b"2-1"], 2, 1)
+    assert reader.take() == []
+
+
+def test_a_piece_ends_where_a_writer_does():
+    log = two_parts()
+    reader = Reader(log, CountingBell(), epoch=1, after=2)
+    assert reader.take() == [b"1-3"]
+    log.end(b"2-2")
+    assert reader.take() == [b"2-1", b"2-2"]
+    assert reader.finished
+
+
+def test_without_a_writer_named_it_is_the_present_one():
+    assert Reader(two_parts(), CountingBell(), after=0).take() == [b"2-1"]
+
+
+@pytest.mark.parametrize("after", [3, 4, 50])
+def test_a_cursor_ahead_of_what_was_kept_of_its_writer_leads_to_the_next(after):
+    """A crash lost what this reader had heard already: it must hear the end all the same, and learn of the loss."""
+    reader = Reader(two_parts(), CountingBell(), epoch=1, after=after)
+    assert (reader.take(), reader.epoch, reader.n) == ([b"2-1"], 2, 1)
+
+
+@pytest.mark.parametrize("after", [0, 3])
+def test_the_cursor_of_a_writer_of_whom_nothing_is_kept_begins_at_the_next(after):
+    log = log_of(b"3-1", epoch=3)
+    reader = Reader(log, CountingBell(), epoch=1, after=after)
+    assert (reader.take(), reader.epoch, reader.n) == ([b"3-1"], 3, 1)
+
+
+def test_a_cursor_of_a_writer_that_never_was_is_refused():
+    log = two_parts()
+    with pytest.raises(InvalidCursor):
+        Reader(log, CountingBell(), epoch=3)
+    assert log.readers == 0
+
+
+def test_a_writer_that_has_said_nothing_is_replaced():
+    log = log_of(epoch=0)
+    reader = Reader(log, CountingBell())
+    log.take_over(1)
+    log.append(b"1-1")
+    assert log.parts == [(1, 0)]
+    assert (reader.take(), reader.epoch, reader.n) == ([b"1-1"], 1, 1)
+
+
+def test_a_reader_that_waits_goes_on_with_the_next_writer():
+    log = log_of(b"1-1")
+    reader = Reader(log, CountingBell(), after=1)
+    log.take_over(2)
+    log.end(b"2-1")
+    assert (reader.take(), reader.epoch, reader.finished) == ([b"2-1"], 2, True)
+
+
+# A copy of another process's log may be behind its readers
+
+
+def test_a_copy_that_is_behind_gives_nothing_until_it_has_more():
+    log = log_of(b"1-1", b"1-2", complete=False)
+    reader = Reader(log, CountingBell(), epoch=1, after=4)
+    assert reader.take() == []
+    log.extend([b"1-3", b"1-4"])
+    assert reader.take() == []
+    log.extend([b"1-5"])
+    assert (reader.take(), reader.n) == ([b"1-5"], 5)
+
+
+@pytest.mark.parametrize("after", [5, 6, 50])
+def test_a_reader_ahead_of_a_log_that_has_ended_hears_its_end(after):
+    """It has heard more than was kept, and perhaps an end that was not."""
+    log = log_of(b"1-1", b"1-2", b"1-3", complete=False)
+    log.end(b"end")
+    reader = Reader(log, CountingBell(), epoch=1, after=after)
+    assert not reader.finished
+    assert reader.take() == [b"end"]
+    assert (reader.n, reader.finished) == (4, True)
+
+
+def test_a_reader_that_has_the_end_is_not_told_it_again():
+    log = log_of(b"1-1", complete=False)
+    log.end(b"end")
+    reader = Reader(log, CountingBell(), epoch=1, after=2)
+    assert reader.finished and reader.take() == []
+
+
+def test_readers_are_told_that_a_log_is_lost():
+    log = log_of(b"1-1", complete=False)
+    bell = CountingBell()
+    reader = Reader(log, bell, epoch=1)
+    log.lose()
+    assert bell.rings == 1 and log.lost and not log.ended
+    assert (reader.take(), reader.finished) == ([b"1-1"], False)
+
+
+@st.composite
+def logs(draw):
+    """The events of each of several writers, by epoch; the last one of all is the terminal."""
+    epochs = sorted(draw(st.sets(st.integers(1, 9), min_size=1, max_size=4)))
+    return [(epoch, draw(st.integers(1, 5))) for epoch in epochs]
+
+
+def played(log, writers):
+    """Let each writer say its events; the steps one by one, so that others may come in between."""
+    for epoch, count in writers:
+        if epoch != log.epoch:
+            log.take_over(epoch)
+        for n in range(1, count + 1):
+            payload = b"%d-%d" % (epoch, n)
+            if (epoch, n) == (writers[-1][0], count):
+                log.end(payload)
+            else:
+                log.append(payload)
+            yield
+
+
+@given(logs(), st.data())
+def test_readers_at_any_cursor_get_exactly_what_follows(writers, data):
+    """Whenever they come, and however often they take something."""
+    log = Log(10**6, epoch=writers[0][0], complete=False)
+    everything = [(epoch, n) for epoch, count in writers for n in range(1, count + 1)]
+    readers, heard = [], {}
+    for _ in [None, *played(log, writers)]:
+        if data.draw(st.booleans()):
+            epoch = data.draw(st.integers(0, log.epoch))
+            cursor = epoch, data.draw(st.integers(0, 7)) if epoch else 0
+            reader = Reader(log, CountingBell(), epoch=cursor[0], after=cursor[1])
+            readers.append((cursor, reader))
+            heard[reader] = []
+        for _, reader in readers:
+            if data.draw(st.booleans()):
+                hear(reader, heard[reader])
+    for cursor, reader in readers:
+        while hear(reader, heard[reader]):
+            pass
+        assert reader.finished
+        follows = [place for place in everything if place > cursor]
+        if cursor[0] == everything[-1][0] and cursor > everything[-1]:
+            follows = everything[-1:]
+        assert heard[reader] == follows
+
+
+def hear(reader, heard):
+    """Take what there is, with the places that the reader gives it."""
+    taken = reader.take()
+    first = reader.n - len(taken) + 1
+    for n, payload in enumerate(taken, first):
+        assert payload == b"%d-%d" % (reader.epoch, n)
+        heard.append((reader.epoch, n))
+    return taken

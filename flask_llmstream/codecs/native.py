@@ -17,33 +17,40 @@ MEDIA_TYPE = "text/event-stream; charset=utf-8"
 class NativeCodec:
     """The encoder of one reader.
 
-    :param cursor: the last event that the reader has.
+    :param run_id: whose events these are.
     """
 
-    __slots__ = ("_id", "_n")
+    __slots__ = ("_epoch", "_id", "_run_id")
 
-    def __init__(self, cursor: Cursor) -> None:
-        self._id = f"id: {cursor.run_id}:{cursor.epoch}-".encode()
-        self._n = cursor.n
+    def __init__(self, run_id: str) -> None:
+        self._run_id = run_id
+        self._epoch = 0
+        self._id = b""
 
-    def opening(self, *, retry: int, heartbeat: float) -> bytes:
+    def opening(self, epoch: int, n: int, *, retry: int, heartbeat: float) -> bytes:
         """The first bytes of a response: they fix the cursor before there is any event.
 
+        :param epoch: with `n`, the last event that the reader has.
         :param retry: milliseconds after which an EventSource that has lost its line comes back.
         :param heartbeat: seconds between signs of life.
         """
-        return b"retry: %d\n%b%d\n: heartbeat=%b\n\n" % (retry, self._id, self._n, b"%g" % heartbeat)
+        return b"retry: %d\n%b%d\n: heartbeat=%b\n\n" % (retry, self._start(epoch), n, b"%g" % heartbeat)
 
-    def encode(self, payloads: Sequence[bytes]) -> bytes:
-        """The events that follow those before.
+    def encode(self, epoch: int, n: int, payloads: Sequence[bytes]) -> bytes:
+        """Events that follow one another, the last of which is the n-th of its epoch.
 
         JSON in one line needs nothing of what `sse.frame` looks after, and this is done for each token.
         """
-        n, start = self._n, self._id
-        self._n = n + len(payloads)
+        start = self._id if epoch == self._epoch else self._start(epoch)
         if len(payloads) == 1:
-            return b"%b%d\ndata: %b\n\n" % (start, n + 1, payloads[0])
-        return b"".join([b"%b%d\ndata: %b\n\n" % (start, n + i, payload) for i, payload in enumerate(payloads, 1)])
+            return b"%b%d\ndata: %b\n\n" % (start, n, payloads[0])
+        first = n - len(payloads) + 1
+        return b"".join([b"%b%d\ndata: %b\n\n" % (start, first + i, payload) for i, payload in enumerate(payloads)])
+
+    def _start(self, epoch: int) -> bytes:
+        self._epoch = epoch
+        self._id = f"id: {self._run_id}:{epoch}-".encode()
+        return self._id
 
 
 def refusal(payload: bytes) -> bytes:
