@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import random
 import secrets
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
 from flask import Blueprint, Response, request
 from werkzeug.exceptions import MethodNotAllowed
 
-from .attendance import client_socket
 from .codecs.native import REFUSED, refusal
 from .errors import (
     ConfigurationError,
     LLMStreamError,
     Overloaded,
     QueryTooLong,
+    StoreUnavailable,
 )
 from .events import Failed
 from .identity import accessible_run, recognize, welcome
+from .order import Claim, Order
 from .problems import with_problems
+from .quotas import explained, rate_limits
 from .record import Feature, Record, View
 from .requests import (
     cursor,
@@ -33,10 +34,9 @@ from .requests import (
     require_known_origin,
     require_own_page,
 )
-from .run import Order, Run
+from .run import Run
 from .schemas import Chat, load
-from .store import Claim
-from .streams import RETRY, EventStream, cut, follow, stream_response
+from .streams import RunStream, come_back, follow, stream_response
 
 RULE = "/chat/stream"
 METHODS = ("GET", "POST")
@@ -44,21 +44,22 @@ METHODS = ("GET", "POST")
 
 def chat(run: Run) -> Iterator[Any]:
     """The default feature: what the client says goes to the model, and back comes what that answers."""
-    conversation: Chat = run.input
-    return run.model.stream(conversation.messages)
+    asked: Chat = run.input
+    return run.model.stream(asked.messages)
 
 
 def add_views(blueprint: Blueprint, record: Record) -> None:
     """Mount the default chat. An application replaces it by declaring a feature of its own on this rule."""
     rule = record.url_prefix + RULE
     default = Feature(name="chat", rule=rule, function=chat)
-    default_view = record.decorated(feature_view(record, default), default.decorators)
+    record.features[rule] = default
+    record.views[rule] = record.decorated(feature_view(record, default), default.decorators)
 
     def view(**view_args: Any) -> Any:
-        feature = record.features.get(rule, default)
+        feature = record.features[rule]
         if request.method not in (*feature.methods, "HEAD"):
             raise MethodNotAllowed(feature.methods)
-        return record.views.get(rule, default_view)(**view_args)
+        return record.views[rule](**view_args)
 
     blueprint.add_url_rule(RULE, "chat", with_problems(view), methods=METHODS)
 
@@ -80,7 +81,10 @@ def feature_view(record: Record, feature: Feature) -> View:
 
 def _post(record: Record, feature: Feature, view_args: dict[str, Any]) -> Response:
     require_known_origin(request, record)
-    return _start(record, feature, view_args, lambda: json_body(request, record)).response(refusable=True)
+    stream, limits = _start(record, feature, view_args, lambda: json_body(request, record))
+    response = stream.response(refusable=True)
+    response.headers.update(limits)
+    return response
 
 
 def _get(record: Record, feature: Feature, view_args: dict[str, Any]) -> Response:
@@ -91,22 +95,27 @@ def _get(record: Record, feature: Feature, view_args: dict[str, Any]) -> Respons
         return Response(status=204)
     try:
         if at is None:
-            return _start(record, feature, view_args, lambda: query_input(request)).response()
+            stream, _ = _start(record, feature, view_args, lambda: query_input(request))
+            return stream.response()
     except QueryTooLong:
         raise  # no EventSource could mend that, but its author sees the status
-    except Overloaded as error:
-        return stream_response(_come_back(error))
+    except (Overloaded, StoreUnavailable) as error:
+        return come_back(error)
     except LLMStreamError as error:
         return stream_response(iter([refusal(Failed(error=error.detail, problem=error.problem()).encode())]))
-    run = accessible_run(record, at.run_id, "read")
     try:
-        return follow(record, run, at)
-    except Overloaded as error:
-        return stream_response(_come_back(error))
+        return follow(record, accessible_run(record, at.run_id, "read"), at)
+    except (Overloaded, StoreUnavailable) as error:
+        return come_back(error)
 
 
-def _start(record: Record, feature: Feature, view_args: dict[str, Any], read: Callable[[], Any]) -> EventStream:
-    """Start the run that a request asks for, or join the one that it repeats, and begin to read it."""
+def _start(
+    record: Record, feature: Feature, view_args: dict[str, Any], read: Callable[[], Any]
+) -> tuple[RunStream, dict[str, str]]:
+    """Start the run that a request asks for, or join the one that it repeats, and begin to read it.
+
+    :returns: its stream, and the headers that tell how its owner's quotas stand.
+    """
     visitor = recognize(record)
     key = idempotency_key(request)
     data = read()
@@ -114,19 +123,23 @@ def _start(record: Record, feature: Feature, view_args: dict[str, Any], read: Ca
     content = fingerprint(feature.name, view_args, data)
     if visitor is None:
         visitor = welcome(f"{key}:{content}" if key else None)
+    value, parent = record.continued(visitor.owner, value)
     order = Order(
         feature=feature.name,
         owner=visitor.owner,
         user=visitor.user,
         input=value,
+        data=data,
         view_args=view_args,
         context=_context(record),
+        conversation=None if parent is None else value.conversation,
+        parent=parent,
     )
-    with record.open.place():
+    with record.open.place(), explained(record):
         claim = _claim(record, visitor.owner, key, content)
         run, new = record.registry.start(order, claim, record.work(feature, value))
         try:
-            return EventStream(record, run)
+            return RunStream(record, run), rate_limits(run.standing if new else ())
         except BaseException:
             if new:
                 record.registry.stop(run)
@@ -150,15 +163,3 @@ def _context(record: Record) -> Any:
         return msgspec.json.decode(msgspec.json.encode(value))
     except (TypeError, msgspec.MsgspecError) as error:
         raise ConfigurationError(diagnosis=f"the context hook must return what JSON can hold: {error}") from error
-
-
-def _come_back(error: Overloaded) -> Generator[bytes]:
-    """Send an EventSource away for a while. After an HTTP error it would never come back."""
-    wait = (error.retry_after or 1.0) * 1000 + random.randint(0, RETRY[1] - RETRY[0])
-    sock = client_socket(request.environ)
-
-    def body() -> Generator[bytes]:
-        yield b"retry: %d\n\n" % wait
-        raise cut(sock)
-
-    return body()

@@ -5,12 +5,17 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from .admission import Quota, WhenBusy
 from .errors import ConfigurationError
 from .providers import Timeouts
+from .store import connect
+from .usage import Price, Prices
 
 log = logging.getLogger("flask_llmstream")
 
@@ -95,6 +100,59 @@ def origins(value: Any) -> tuple[str, ...]:
     return tuple(origin.lower() for origin in listed)
 
 
+def address(value: Any) -> str:
+    connect(text(value)).close()  # it connects when it is first used: this only reads the address
+    return str(value)
+
+
+def prefix(value: Any) -> str:
+    if not text(value).isprintable() or " " in value:
+        raise ValueError("a string of visible characters, such as 'llmstream:'")
+    return str(value)
+
+
+QUOTA = re.compile(r"\s*([0-9_]+)\s*(?:/|per)\s*([0-9]*)\s*([a-z]+?)s?\s*")
+PERIODS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400, "week": 604_800}
+
+
+def quota(value: Any) -> Quota:
+    """So many in a window of time, as in Flask-Limiter: ``30/minute``, ``100000 per day``, ``5/10 minutes``."""
+    match = (
+        re.fullmatch(r"\s*([0-9_]+)\s*(?:/|per)\s*([0-9]*)\s*([a-z]+?)s?\s*", value) if isinstance(value, str) else None
+    )
+    if match is None or match[3] not in PERIODS or int(match[1]) < 1 or match[2] == "0":
+        raise ValueError(f"a number a {', '.join(PERIODS)}, such as '30/minute'")
+    return Quota(int(match[1]), int(match[2] or 1) * PERIODS[match[3]])
+
+
+def prices(value: Any) -> Prices:
+    """By model, what a million tokens cost; numbers may be text, so that they stay as they are written."""
+    if not isinstance(value, Mapping):
+        raise ValueError("a mapping from models to what a million tokens cost: {'*': {'input': 0.25, 'output': 2}}")
+    return {str(model): _price(model, given) for model, given in value.items()}
+
+
+def _price(model: Any, given: Any) -> Price:
+    if not isinstance(given, Mapping) or not {"input", "output"} <= set(given) <= {"input", "cached", "output"}:
+        raise ValueError(f"a mapping whose prices have input, output and perhaps cached, which {model!r} has not")
+    try:
+        known = {name: Decimal(str(amount)) for name, amount in given.items()}
+    except InvalidOperation:
+        known = {}
+    if not known or any(not amount.is_finite() or amount < 0 for amount in known.values()):
+        raise ValueError(f"a mapping whose prices are numbers from 0, which those of {model!r} are not")
+    return Price(known["input"], known.get("cached", known["input"]), known["output"])
+
+
+def one_of(*words: str) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if value not in words:
+            raise ValueError(f"one of {', '.join(words)}")
+        return value
+
+    return check
+
+
 def optional(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda value: None if value is None else check(value)
 
@@ -176,6 +234,58 @@ KEYS = (
         "Let visitors in who have not signed in, where there is no `identify`.",
         flag,
     ),
+    Key(
+        "REDIS_URL",
+        None,
+        "address",
+        "Redis or Valkey, which the processes of the application share; without it, there is one process.",
+        optional(address),
+    ),
+    Key("REDIS_PREFIX", "llmstream:", "text", "What the names of all keys and channels in Redis begin with.", prefix),
+    Key(
+        "MAX_RUNS_PER_USER",
+        None,
+        "count",
+        "The most answers in progress that one user may have at a time; without it, any number.",
+        optional(count),
+    ),
+    Key(
+        "WHEN_BUSY",
+        "reject",
+        "word",
+        "What becomes of a start beyond that, or in a conversation that is being answered: `reject` refuses it, "
+        "`replace` stops the oldest answer, `join` shows the one that the conversation is getting.",
+        one_of("reject", "replace", "join"),
+    ),
+    Key(
+        "STARTS_PER_USER",
+        None,
+        "quota",
+        "The most answers that one user may ask for in a window of time, such as `30/minute`.",
+        optional(quota),
+    ),
+    Key(
+        "TOKEN_BUDGET",
+        None,
+        "quota",
+        "The most tokens that one user may use in a window of time, such as `100000/day`.",
+        optional(quota),
+    ),
+    Key(
+        "CONVERSATION_RETENTION",
+        2_592_000,
+        "seconds",
+        "How long a conversation is kept after its last message; 2592000 are 30 days.",
+        positive_seconds,
+    ),
+    Key(
+        "PRICES",
+        {},
+        "prices, by model",
+        "What a million tokens cost: `input`, `output` and `cached` (as `input`, where it is missing); `*` stands for "
+        "models that are not named.",
+        prices,
+    ),
     Key("JOIN_IDENTICAL", True, "flag", "Have a repeated request without a key join the run that it repeats.", flag),
 )
 
@@ -199,6 +309,14 @@ class Settings:
     max_open: int | None
     allowed_origins: tuple[str, ...]
     allow_anonymous: bool
+    redis_url: str | None
+    redis_prefix: str
+    max_runs_per_user: int | None
+    when_busy: WhenBusy
+    starts_per_user: Quota | None
+    token_budget: Quota | None
+    prices: Prices
+    conversation_retention: float
     join_identical: bool
 
     @classmethod

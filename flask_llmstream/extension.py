@@ -12,7 +12,8 @@ from weakref import WeakSet
 from flask import Blueprint, Flask, Response, current_app, send_from_directory
 from marshmallow import Schema
 
-from . import chat, runs
+from . import accounts, chat, cli, feeds, history, runs
+from .admission import WhenBusy
 from .errors import ConfigurationError
 from .identity import Visitor, recognize, welcome
 from .problems import with_problems
@@ -90,17 +91,26 @@ class LLMStream:
                 "give the second another url_prefix."
             )
         provider = self._model or _default_model()
-        record = Record.of(app, name=self.name, url_prefix=self.url_prefix, hooks=self._hooks, provider=provider)
-        for other in records.values():
-            record.open = other.open  # one cap, however many prefixes
+        record = Record.of(
+            app,
+            name=self.name,
+            url_prefix=self.url_prefix,
+            hooks=self._hooks,
+            provider=provider,
+            beside=next(iter(records.values()), None),
+        )
         blueprint = Blueprint(self.name, __name__, url_prefix=self.url_prefix)
         chat.add_views(blueprint, record)
         runs.add_views(blueprint, record)
+        feeds.add_views(blueprint, record)
+        history.add_views(blueprint, record)
+        accounts.add_views(blueprint, record)
         blueprint.add_url_rule("/llmstream.js", "script", lambda: _static("llmstream.js"))
         blueprint.add_url_rule("/llmstream.d.ts", "types", lambda: _static("llmstream.d.ts"))
         blueprint.add_url_rule("/llmstream/<name>", "module", lambda name: _static(f"llmstream/{name}"))
         blueprint.teardown_request(close_unsent)
         app.register_blueprint(blueprint)
+        app.cli.add_command(cli.commands)
         records[self.name] = record
         self._apps.add(app)
         if gunicorn_is_loading():
@@ -120,6 +130,7 @@ class LLMStream:
         roles: Sequence[str] = ("user", "assistant"),
         max_tokens: int | None = None,
         orphan_grace: float | None = INHERIT,
+        when_busy: WhenBusy | None = None,
     ) -> Callable[[F], F]:
         """Declare a function whose answer a user watches grow.
 
@@ -133,6 +144,8 @@ class LLMStream:
         :param roles: the roles that a client's messages may have.
         :param max_tokens: the most tokens of one answer, below what the configuration allows.
         :param orphan_grace: seconds that it goes on with no reader: 0 stops it at once, None lets it finish.
+        :param when_busy: what becomes of a start where its user has no slot (``reject``, ``replace`` or ``join``); None
+            leaves it to the configuration.
         :raises ConfigurationError: the rule or the function's name is taken.
         """
 
@@ -148,6 +161,7 @@ class LLMStream:
                     roles=roles,
                     max_tokens=max_tokens,
                     orphan_grace=orphan_grace,
+                    when_busy=when_busy,
                 )
             )
             return function
@@ -203,15 +217,18 @@ def _mount(app: Flask, record: Record, feature: Feature) -> None:
 def _greet(record: Record) -> None:
     """Say where runs live, and have the model's connection ready before the first visitor is."""
     worker = gunicorn_worker()
-    if worker is not None and worker.cfg.workers > 1:
+    if record.store.shared:
+        log.info("runs are kept in Redis, under %s", record.store.prefix)
+    elif worker is not None and worker.cfg.workers > 1:
         log.error(
             "%d worker processes, and each knows its own runs only: status, stop and resume fail whenever they reach "
-            "another one. Run one worker (-w 1): without Redis, runs live in the memory of their process.",
+            "another one. Set LLMSTREAM_REDIS_URL, or run one worker (-w 1).",
             worker.cfg.workers,
         )
     else:
         log.info("runs live in the memory of this process")
     if worker is not None:
+        record.registry.wake()
         current().task(partial(_warm, record), lambda: None).start()
 
 

@@ -12,7 +12,7 @@ from flask import current_app, session
 
 from .errors import ConfigurationError, NotAuthenticated, RunNotFound, SecretKeyMissing
 from .record import Record
-from .run import Run
+from .run import AnyRun
 
 log = logging.getLogger("flask_llmstream")
 
@@ -56,7 +56,7 @@ def welcome(request_of_theirs: str | None = None) -> Visitor:
     return _visitor(identity)
 
 
-def accessible_run(record: Record, run_id: str, action: str) -> Run:
+def accessible_run(record: Record, run_id: str, action: str) -> AnyRun:
     """A run that the one who asks may do something with.
 
     :param action: ``read``, ``stop`` or ``delete``.

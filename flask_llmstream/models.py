@@ -50,6 +50,7 @@ class Meter:
     def __init__(self, accepted: Callable[[], None] = lambda: None) -> None:
         self.accepted = accepted
         self.usage: Usage | None = None
+        self.by_model: dict[str, Usage] = {}
         self.finish_reason: FinishReason | None = None
         self.cancelled = False
         self._calls: set[Call] = set()
@@ -65,9 +66,10 @@ class Meter:
             self._calls.discard(call)
             raise RunCancelled
 
-    def end(self, call: Call, tokens: int) -> None:
+    def end(self, call: Call, tokens: int, model: str) -> None:
         """Count a call out, and what it consumed.
 
+        :param model: the model that answered.
         :param tokens: how many tokens of it arrived, in case the provider did not report its usage.
         """
         self._calls.discard(call)
@@ -78,6 +80,8 @@ class Meter:
             usage = Usage(prompt, tokens, estimated=True)
         if usage is not None:
             self.usage = usage if self.usage is None else self.usage + usage
+            before = self.by_model.get(model)
+            self.by_model[model] = usage if before is None else before + usage
 
     def cancel(self) -> None:
         """End all calls, and all waits between them. Idempotent; callable from any thread."""
@@ -136,7 +140,7 @@ class BoundModel:
                     raise
                 pause = self._backoff(error, repeats)
             finally:
-                self._meter.end(call, tokens)
+                self._meter.end(call, tokens, call.model or self.provider.name)
             self._meter.pause(pause)
             repeats += 1
 
@@ -153,7 +157,7 @@ class BoundModel:
             except LLMStreamError as error:
                 pause = self._backoff(error, repeats)
             finally:
-                self._meter.end(call, tokens)
+                self._meter.end(call, tokens, call.model or self.provider.name)
             self._meter.pause(pause)
             repeats += 1
 

@@ -1,37 +1,44 @@
-"""The runs of a process: start, find, read, stop, forget; and what follows a run's end."""
+"""The runs that an application knows: start, find, read, stop, forget. Some are written here, others elsewhere."""
 
 from __future__ import annotations
 
 import logging
 import secrets
-import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass, replace
+from math import inf
+from time import monotonic
 from typing import Any
 
+from .admission import LEAST_ANSWER, Allowance, Verdict, WhenBusy, refusal
 from .audience import Audience
 from .cursor import Cursor
-from .errors import InvalidCursor, KeyReused, RunExpired, RunInterrupted, RunNotFound
-from .journal import Journal
+from .drain import Drain
+from .ending import Endings, Save
+from .errors import KeyReused, RunExpired, RunInterrupted, RunNotFound, StoreUnavailable
+from .journal import Journal, NullJournal, SharedJournal
+from .kept import Kept
+from .leases import LEASE, Leases, NullLeases, SharedLeases
+from .ledger import LONGEST_RUN, Ledger
 from .log import Log, Reader
+from .mirror import Mirrors, Revive
 from .models import BoundModel, ModelSettings
+from .order import About, Claim, Order
 from .providers import Model
-from .run import Order, Outcome, Run
-from .runtime import Timer, current
-from .store import Claim, Store
+from .run import AnyRun, Outcome, Run
+from .runtime import current
+from .store import RedisStore, Store
 from .writer import Function, Writer
 
 log = logging.getLogger("flask_llmstream")
 
-LONGEST_RUN = 86400.0
-"""Seconds that an idempotency key is held for a run that nobody ends."""
-KEPT_MOST = 268_435_456
-"""Bytes that the ended runs of one application may take together."""
-RUN_OVERHEAD = 4096
-"""Bytes that a kept run takes besides its log."""
-END_WAITS = 1.0
-"""Seconds that a run's terminal event waits for those who want to act before the client hears of the end."""
+LISTED = 100
+"""Runs of an owner that are listed at most."""
+CLOSED_WITHIN = 2.0
+"""Seconds that the end of all runs is waited for when they are stopped together."""
+INTERRUPTED_WITHIN = 1.0
+"""Seconds that a function has to end by itself."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,204 +46,362 @@ class Work:
     """What is to be done for an order: the feature's side of a run.
 
     :param grace: seconds that the run goes on with no reader; None lets it finish.
+    :param prompt: estimate of the tokens that go in.
+    :param when_busy: what becomes of it where its owner has no slot; None leaves it to the application.
     """
 
     function: Function
     provider: Model
     settings: ModelSettings
     grace: float | None
+    prompt: int = 0
+    when_busy: WhenBusy | None = None
 
 
-class Registry:
-    """The runs that this process writes, live ones and those whose log is still kept.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Callbacks:
+    """What a registry calls in the application.
 
     :param enter: opens the context in which application code runs.
     :param ended: tells the application of a run that ends.
+    :param opened: called with a run that has been admitted, before its function begins; if it fails, the start does.
+    :param save: keeps an answer with the conversation that it belongs to.
+    :param revive: makes a feature's input of what was sent.
+    """
+
+    enter: Callable[[], AbstractContextManager[Any]]
+    ended: Callable[[AnyRun], None]
+    opened: Callable[[Run], None] = lambda run: None
+    save: Save = lambda run, state, usage: None
+    revive: Revive = lambda about: about.data
+
+
+class Registry:
+    """The runs of an application.
+
     :param retention: seconds for which the log of an ended run is kept.
     :param log_limit: bytes that a log may take.
+    :param refresh: seconds after which what is read of another process's run is read again.
+    :param drain: sees to the end of what is live here.
     """
 
     def __init__(
         self,
         store: Store,
-        journal: Journal,
+        callbacks: Callbacks,
         *,
-        enter: Callable[[], AbstractContextManager[Any]],
-        ended: Callable[[Run], None],
+        allowance: Allowance | None = None,
         retention: float,
         log_limit: int,
+        refresh: float = 5.0,
+        drain: Drain | None = None,
     ) -> None:
         self._store = store
-        self._journal = journal
-        self._enter = enter
-        self._ended = ended
-        self._retention = retention
+        self._callbacks = callbacks
+        self._allowance = allowance or Allowance()
         self._log_limit = log_limit
+        self._journal: Journal = NullJournal()
+        self._leases: Leases = NullLeases()
+        lease = LONGEST_RUN
+        if isinstance(store, RedisStore):
+            lease = LEASE
+            self._leases = SharedLeases(store, self._hear, self._reap)
+        self.ledger = Ledger(store, retention=retention, lease=lease, alone=not store.shared)
+        if store.shared:
+            self._journal = SharedJournal(self.ledger, self._restore)
+        self.mirrors = Mirrors(self.ledger, callbacks.revive, refresh=refresh)
+        self._endings = Endings(self.ledger, self._journal, self._leases, ended=callbacks.ended, save=callbacks.save)
         self._runs: dict[str, Run] = {}
-        self._expiry: dict[str, tuple[Timer, int]] = {}
-        self._kept = 0
-        self._lock = threading.Lock()
+        self._kept = Kept(retention, self._drop)
+        self._drain = drain or Drain()
+        self._drain.carry(runs=self)
 
     @property
     def live(self) -> list[Run]:
-        """The runs that have not ended."""
+        """The runs that are written here and have not ended."""
         return [run for run in list(self._runs.values()) if not run.ended]
 
-    def start(self, order: Order, claim: Claim, work: Work) -> tuple[Run, bool]:
+    @property
+    def busy(self) -> bool:
+        """Whether a run is live here."""
+        return any(not run.ended for run in list(self._runs.values()))
+
+    def wake(self) -> None:
+        """Begin to look after runs that other processes leave. Idempotent; needed once a process."""
+        self._leases.start()
+
+    def start(self, order: Order, claim: Claim, work: Work) -> tuple[AnyRun, bool]:
         """Start a run, or join the one that has its key already.
 
         :returns: the run, and whether it is new.
         :raises KeyReused: the key belongs to another request.
+        :raises LimitReached: the owner has as much as they may have.
+        :raises ShuttingDown: this process is about to end.
+        :raises StoreUnavailable: nobody can say so now.
         """
-        run = Run(secrets.token_urlsafe(16), order, claim, Log(self._log_limit), self._enter)
+        self._drain.admit()
+        about = About.of(order, claim, prompt=work.prompt, model=work.settings.model or work.provider.name)
+        run = Run(secrets.token_urlsafe(16), order, about, Log(self._log_limit), self._enter)
         run.audience = Audience(work.grace, lambda: self._abandon(run))
-        run.model = BoundModel(work.provider, work.settings, run.meter)
         writer = Writer(run, work.function, self._enter, self._end)
         run.task = task = current().task(writer.perform, writer.finish)
         # Findable before it is admitted: whoever is sent here by the key must find it.
         self._runs[run.id] = run
         try:
-            holder = self._store.admit(run.id, claim, seconds=LONGEST_RUN)
-        except BaseException:
+            self._drain.watch()
+            verdict = self._admit(run, work)
+        except BaseException as error:
             del self._runs[run.id]
+            if isinstance(error, StoreUnavailable):
+                self._endings.withdraw(run)
             raise
-        if holder.run_id != run.id:
+        if verdict.run != run.id:
             del self._runs[run.id]
-            if holder.fingerprint != claim.fingerprint:
+            if verdict.verdict == "known" and verdict.fingerprint != claim.fingerprint:
                 raise KeyReused("Use a new key for a new request, and the old one only to repeat the same request.")
-            return self.find(holder.run_id, claim.owner), False
+            return self.find(verdict.run, claim.owner), False
         try:
-            self._journal.follow(run.id, run.log)
+            self._leases.hold(run)
+            self._journal.follow(run)
+            self._callbacks.opened(run)
+            if run.conversation is not None:
+                self.ledger.tell(run.id, run.about)
             task.start()
         except BaseException:
-            # No writer will end it, and a repeat of the request must not join it.
+            # No writer will end it, and a repeat of the request must not join it, or find it in its conversation.
+            run.forgotten = True
             self._end(run, Outcome(state="failed", error=RunInterrupted()))
-            self.forget(run)
+            try:
+                self.forget(run)
+            except StoreUnavailable:
+                self._endings.withdraw(run)
             raise
         return run, True
 
-    def find(self, run_id: str, asker: str | None) -> Run:
+    def find(self, run_id: str, asker: str | None) -> AnyRun:
         """A run that is live or kept.
 
         :param asker: who wants to know, for runs that are no longer kept.
         :raises RunNotFound: there is none, as far as the asker is concerned.
         :raises RunExpired: it was the asker's, and has expired.
+        :raises StoreUnavailable: it is none of this process's, and there is no asking others; or Redis has just been
+            away, and the writers may yet put back what it has lost.
         """
-        run = self._runs.get(run_id)
+        run: AnyRun | None = self._runs.get(run_id)
+        if run is None and self._store.shared:
+            self.wake()
+            run = self.mirrors.find(run_id)
         if run is not None:
             return run
-        if asker is not None and self._store.was_owned_by(run_id, asker):
+        if self._store.troubled:
+            raise StoreUnavailable(retry_after=2.0, diagnosis=f"Redis, which has just been away, has no run {run_id}")
+        if asker is not None and self.ledger.was_owned_by(run_id, asker):
             raise RunExpired
         raise RunNotFound
 
-    def read(self, run: Run, cursor: Cursor | None = None) -> Reader:
+    def listed(self, owner: str, *, live: bool = False) -> list[AnyRun]:
+        """An owner's runs, the newest first: those that are live, and of the others those that ended last.
+
+        There are `LISTED` at most; those of other processes are as their records tell, and have no log to read.
+
+        :param live: whether those that have ended are left out.
+        :raises StoreUnavailable: it takes others to know, and they can't be asked.
+        """
+        ids = self.ledger.live(owner)[-LISTED:] if live else self.ledger.kept(owner, most=LISTED)
+        runs: list[AnyRun] = [run for run in map(self._runs.get, ids) if run is not None]
+        if self._store.shared:
+            here = {run.id for run in runs}
+            runs += self.mirrors.outlines(run_id for run_id in ids if run_id not in here)
+        if live:
+            runs = [run for run in runs if not run.ended]
+        return sorted(runs, key=lambda run: run.created_at, reverse=True)
+
+    def read(self, run: AnyRun, cursor: Cursor | None = None) -> Reader:
         """Follow a run from behind a cursor, or from its first event. End it with `leave`.
 
         :raises InvalidCursor: the run has never had such an event.
+        :raises StoreUnavailable: it lives elsewhere, and cannot be read.
         """
-        after = 0
-        if cursor is not None:
-            if cursor.epoch > run.log.epoch:
-                raise InvalidCursor("The cursor is ahead of the run. Read the run again from its beginning.")
-            # An older epoch's text is void: its reader begins anew.
-            after = cursor.n if cursor.epoch == run.log.epoch else 0
-        reader = Reader(run.log, current().bell(), after=after)
-        run.audience.join()
-        return reader
+        run.join()
+        try:
+            first = run.log.parts[0][0]
+            epoch, after = (first, 0) if cursor is None else (cursor.epoch, cursor.n)
+            return Reader(run.log, current().bell(), epoch=epoch, after=after)
+        except BaseException:
+            run.leave()
+            raise
 
-    def leave(self, run: Run, reader: Reader) -> None:
+    def leave(self, run: AnyRun, reader: Reader) -> None:
         """End a reading."""
         reader.leave()
-        run.audience.leave()
+        run.leave()
 
-    def stop(self, run: Run) -> None:
-        """Have a run end as cancelled, at once. Idempotent; one that has ended stays as it is."""
-        task = run.task
-        if run.outcome is None and task is not None:
-            run.meter.cancel()
+    def stop(self, run: AnyRun) -> None:
+        """Have a run end as cancelled, at once. Idempotent; one that has ended stays as it is.
+
+        :raises StoreUnavailable: it lives elsewhere, and cannot be reached.
+        """
+        if not isinstance(run, Run):
+            self.ledger.stop(run.id)
+        elif run.outcome is None and (task := run.task) is not None:
+            run.meter.cancel()  # which closes sockets: it may have ended, and have no task, after that
             task.interrupt()
 
-    def forget(self, run: Run) -> None:
-        """Stop a run, and keep nothing of it."""
+    def interrupt(self, run: Run) -> None:
+        """Close a run that cannot go on here, whatever its function does."""
+        run.interrupted = True
         self.stop(run)
-        self._drop(run.id)
-        self._store.forget(run.id, run.claim)
+
+        def insist() -> None:
+            self._end(run, Outcome(state="failed", error=RunInterrupted()))
+
+        # Its own end is the better one, with the usage counted. A function that cannot be stopped has none.
+        current().timers.after(INTERRUPTED_WITHIN, lambda: current().hand_over(insist))
+
+    def break_off(self) -> None:
+        """Close all that is live here: this process ends."""
+        for run in self.live:
+            if not run.interrupted:
+                log.warning("run %s of %s is broken off: it has outlasted its process", run.id, run.feature)
+                self.interrupt(run)
+
+    def forget(self, run: AnyRun) -> None:
+        """Stop a run, and keep nothing of it.
+
+        :raises StoreUnavailable: others may still know of it.
+        """
+        if isinstance(run, Run):
+            run.forgotten = True
+            self.stop(run)
+            self._drop(run.id)
+        self.ledger.forget(run.id, run.about)
 
     def close(self) -> None:
         """Stop all runs, and keep none."""
         for run in list(self._runs.values()):
             self.stop(run)
-            self._drop(run.id)
+        if self._store.shared:
+            self._await_ends()
+        for run_id in list(self._runs):
+            self._drop(run_id)
+        self._journal.close()
+        self._leases.close()
+
+    def _await_ends(self) -> None:
+        """Give the runs that have been stopped the time to tell the store so, which others share."""
+        bell, until = current().bell(), monotonic() + CLOSED_WITHIN
+        readers = [Reader(run.log, bell, after=run.log.n) for run in self.live]
+        while not all(reader.log.ended for reader in readers) and (left := until - monotonic()) > 0:
+            bell.wait(left)
+        for reader in readers:
+            reader.leave()
+
+    def _enter(self) -> AbstractContextManager[Any]:
+        return self._callbacks.enter()
+
+    def _admit(self, run: Run, work: Work) -> Verdict:
+        allowance = self._allowance
+        if work.when_busy is not None:
+            allowance = replace(allowance, busy=work.when_busy)
+        most = work.settings.max_tokens
+        verdict = self.ledger.admit(run.id, run.about, run.log.entries[0], allowance, max_tokens=most)
+        for run_id in verdict.replaced:
+            self._hear(run_id, "stop")  # without waiting for what the script has published
+        if verdict.verdict == "busy":
+            raise refusal(verdict, allowance, work.prompt + min(most, LEAST_ANSWER))
+        run.standing = verdict.standing
+        run.model = BoundModel(work.provider, replace(work.settings, max_tokens=verdict.max_tokens or most), run.meter)
+        return verdict
+
+    def _hear(self, run_id: str, what: str) -> None:
+        """What others want of a run that is written here."""
+        run = self._runs.get(run_id)
+        if run is None:
+            return
+        if what == "missing":
+            current().task(lambda: self._try_to_restore(run), lambda: None).start()
+            return
+        if what == "forget":
+            run.forgotten = True
+            self._drop(run_id)
+        elif what in ("ended", "fenced") and run.outcome is None:  # else it may well be its own end that was found
+            log.warning("run %s of %s was closed by another process", run.id, run.feature)
+        self.stop(run)
+
+    def _restore(self, run: Run) -> None:
+        """Put back a run that Redis has lost.
+
+        :raises StoreUnavailable: that is not possible now.
+        """
+        if not run.forgotten and run.outcome is None:
+            log.warning("run %s of %s is put back into Redis, which has lost it", run.id, run.feature)
+            self.ledger.restore(run.id, run.about, run.log.epoch, list(run.log.entries), began=run.started_at)
+
+    def _try_to_restore(self, run: Run) -> None:
+        with suppress(StoreUnavailable):  # the next renewal tries again
+            self._restore(run)
+
+    def _reap(self, run_id: str) -> None:
+        """Close a run that its process has left."""
+        try:
+            mirror = self.mirrors.left(run_id)
+            if mirror is None:
+                self.ledger.let_go(run_id)
+            else:
+                self._endings.reap(mirror)
+        except StoreUnavailable as error:
+            log.info("run %s, which was left, is looked after later: %s", run_id, error.diagnosis)
+        except Exception:
+            log.exception("run %s, which was left, could not be closed", run_id)
 
     def _abandon(self, run: Run) -> None:
+        """Nobody reads it here any more, and perhaps nowhere."""
+        if awaited := self._drain.awaited:
+            run.audience.wait_again(awaited)
+        elif self._store.shared:
+            current().task(lambda: self._abandon_unless_read(run), lambda: None).start()
+        else:
+            self._give_up(run)
+
+    def _abandon_unless_read(self, run: Run) -> None:
+        audience, now = run.audience, monotonic()
+        grace = audience.grace or 0.0
+        try:
+            ago = self.ledger.elsewhere(run.id)
+        except StoreUnavailable:  # others may read it; what cannot be asked is no reason to break off
+            audience.wait_again(max(grace, 0.5))
+            return
+        ago = inf if ago is None else ago
+        before, audience.read_elsewhere = audience.read_elsewhere, now if ago == 0 else None
+        if before is not None and ago > now - before:
+            ago = 0.0  # nobody has said when they left: their process was killed, and they are on their way back
+        if ago < grace or ago == 0:
+            audience.wait_again(max(grace - ago, 0.5))
+        elif not audience.present:  # nobody has come meanwhile
+            self._give_up(run)
+
+    def _give_up(self, run: Run) -> None:
         log.info("run %s of %s is stopped: nobody reads it", run.id, run.feature)
         self.stop(run)
 
     def _end(self, run: Run, outcome: Outcome) -> None:
         if not run.settle(outcome):
             return
-        for step in (self._carry_out, self._record, self._announce):
-            try:
-                step(run)
-            except Exception:
-                log.exception("run %s of %s has ended, but not all that follows could be done", run.id, run.feature)
-        run.close()
-        self._keep(run)
-
-    def _carry_out(self, run: Run) -> None:
-        """Have the store know of the end."""
-        if run.id in self._runs:
-            self._store.finish(run.id, run.claim, retention=self._retention)
-        if run.id not in self._runs:
-            self._store.forget(run.id, run.claim)  # perhaps meanwhile
-
-    def _record(self, run: Run) -> None:
-        """Have the journal keep the end."""
-        assert run.terminal is not None
-        self._journal.end(run.id, run.terminal)
-
-    def _announce(self, run: Run) -> None:
-        """Tell the application before the client, so that a page which reloads at the end finds the answer saved."""
-        told = current().bell()
-
-        def tell() -> None:
-            try:
-                self._ended(run)
-            except Exception:
-                log.exception("a receiver of run_ended failed for run %s", run.id)
-            finally:
-                run.let_go()
-
         try:
-            current().task(tell, told.ring).start()
-        except BaseException:
-            run.let_go()
-            raise
-        told.wait(END_WAITS)
-
-    def _keep(self, run: Run) -> None:
-        """Keep an ended run for those who come back to it; the longest ended go before their time if need be."""
-        # The end is held twice: as it goes over the wire, and with its result for those who ask.
-        size = run.log.size + 2 * len(run.terminal or b"") + RUN_OVERHEAD
-        timer = current().timers.after(self._retention, lambda: self._drop(run.id))
-        with self._lock:
-            self._expiry[run.id] = timer, size
-            self._kept += size
-        if run.id not in self._runs:
-            self._drop(run.id)  # it is forgotten, perhaps this very moment
-        while (oldest := self._beyond_budget()) is not None:
-            self._drop(oldest)
-
-    def _beyond_budget(self) -> str | None:
-        with self._lock:
-            if self._kept <= KEPT_MOST or len(self._expiry) < 2:
-                return None
-            return next(iter(self._expiry))
+            durable = self._endings.carry_out(run)
+        except Exception:
+            log.exception("run %s of %s has ended, but not all that follows could be done", run.id, run.feature)
+            durable = False
+            self._leases.release(run.id)
+            if not run.ended:
+                run.close(durable=False)
+        if durable and self._store.shared:
+            self._drop(run.id)  # the journal has it for everybody alike
+        elif run.id in self._runs:
+            self._kept.add(run)
+            if run.id not in self._runs:
+                self._kept.remove(run.id)  # it is forgotten, perhaps this very moment
 
     def _drop(self, run_id: str) -> None:
-        with self._lock:
-            self._runs.pop(run_id, None)
-            timer, size = self._expiry.pop(run_id, (None, 0))
-            self._kept -= size
-        if timer is not None:
-            timer.cancel()
+        self._runs.pop(run_id, None)
+        self._kept.remove(run_id)

@@ -60,16 +60,16 @@ def json_body(request: Request, record: Record) -> Any:
 
 
 def query_input(request: Request) -> Any:
-    """The input that a GET carries: ``?message=`` alone, or ``?messages=`` as JSON, and the other fields by name.
+    """The input that a GET carries: ``?message=``, or ``?messages=`` as JSON, and the other fields by name.
 
     :raises QueryTooLong: a conversation outgrows an address soon; POST has no such limit.
     """
     if len(request.query_string) > LONGEST_QUERY:
         raise QueryTooLong(f"Send conversations of more than {LONGEST_QUERY} bytes by POST.")
     data: dict[str, Any] = {name: value for name, value in request.args.items() if name not in ("key", "after")}
-    if "message" in data:
-        if "messages" in data:
-            raise InvalidInput("Send either message or messages.")
+    if "message" in data and "messages" in data:
+        raise InvalidInput("Send either message or messages.")
+    if "message" in data and "conversation" not in data:
         data["messages"] = [{"role": "user", "content": data.pop("message")}]
     elif "messages" in data:
         try:

@@ -13,17 +13,18 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import monotonic, time
 from typing import Any, Literal
 
 import msgspec
 
+from .admission import Standing
 from .audience import Audience
 from .cursor import Cursor
-from .errors import InvalidOutput, LLMStreamError
+from .errors import InvalidOutput, LLMStreamError, Retold
 from .events import (
     NOT_JSON,
     Data,
@@ -41,8 +42,8 @@ from .events import (
 )
 from .log import Log
 from .models import BoundModel, Meter
+from .order import About, Claim, Order
 from .runtime import Task
-from .store import Claim
 from .timing import Timing
 
 State = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
@@ -51,25 +52,8 @@ logger = logging.getLogger("flask_llmstream")
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Order:
-    """What was asked for.
-
-    :param feature: the feature's name.
-    :param owner: whose run it is.
-    :param user: what the application knows its owner by.
-    :param input: what the schema made of the request.
-    :param view_args: the values in the URL.
-    :param context: what the application's `context` hook returned.
-    """
-
-    feature: str
-    owner: str
-    user: Any
-    input: Any
-    view_args: Mapping[str, Any] = field(default_factory=dict)
-    context: Any = None
+CUT_SHORT = ("length", "content_filter", "log_full")
+"""Finish reasons that leave an answer incomplete."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,11 +66,111 @@ class Outcome:
     finish_reason: FinishReason | None = None
 
 
-class Run:
+class AnyRun:
+    """What anybody can ask of a run, whichever process writes it: it is in the run's log, and in what was ordered."""
+
+    id: str
+    owner: str
+    feature: str
+    user: Any
+    input: Any
+    view_args: Mapping[str, Any]
+    context: Any
+    conversation: str | None
+    about: About
+    log: Log
+    attempt: int
+    created_at: float
+    started_at: float | None
+    ended_at: float | None
+    standing: Sequence[Standing] = ()
+    """How its owner's quotas stood when it was admitted, in the process that did."""
+
+    @property
+    def claim(self) -> Claim:
+        """Its claim to an idempotency key."""
+        return self.about.claim
+
+    @property
+    def ended(self) -> bool:
+        """Whether its terminal event is out."""
+        return self.log.ended
+
+    @property
+    def ending(self) -> dict[str, Any]:
+        """Its terminal event; empty while there is none."""
+        return _decode(self.log.entries[-1]) if self.log.ended else {}
+
+    @property
+    def state(self) -> State:
+        """Where it stands; it has ended when its terminal event is out."""
+        if self.log.ended:
+            return _state_after(self.ending)
+        return "queued" if self.started_at is None else "in_progress"
+
+    @property
+    def decided(self) -> State | None:
+        """The state in which it ends, as soon as that is decided."""
+        return self.state if self.log.ended else None
+
+    @property
+    def text(self) -> str:
+        """The answer's text so far."""
+        text: list[str] = []
+        for payload in list(self.log.entries):
+            if payload.startswith(b'{"token"'):
+                text.append(_decode(payload)["token"])
+            elif payload.startswith(b'{"restarted"'):
+                text.clear()
+        return "".join(text)
+
+    @property
+    def usage(self) -> Usage | None:
+        """What its model calls have consumed."""
+        usage = self.ending.get("usage")
+        return None if usage is None else msgspec.convert(usage, Usage)
+
+    @property
+    def usage_by_model(self) -> Mapping[str, Usage]:
+        """The same, by model."""
+        usage = self.usage
+        if usage is None:
+            return {}
+        return usage.models or {self.about.model: usage}
+
+    @property
+    def cursor(self) -> Cursor:
+        """Its last event."""
+        return Cursor(self.id, self.log.epoch, self.log.n)
+
+    @property
+    def answering(self) -> bool:
+        """Whether the answer is an open stream by now: an error can no longer become its HTTP status."""
+        return any(not entry.startswith((b'{"status"', b'{"error"')) for entry in list(self.log.entries))
+
+    @property
+    def error(self) -> LLMStreamError | None:
+        """What it failed by."""
+        problem = self.ending.get("problem")
+        return None if problem is None else Retold(problem)
+
+    def join(self) -> None:
+        """Somebody reads it.
+
+        :raises StoreUnavailable: it lives elsewhere, and cannot be reached.
+        """
+        raise NotImplementedError
+
+    def leave(self) -> None:
+        """Somebody reads it no longer."""
+        raise NotImplementedError
+
+
+class Run(AnyRun):
     """A piece of model work: what an application's function is given, and what `run_ended` brings.
 
     :param order: what was asked for.
-    :param claim: the run's idempotency key.
+    :param about: what other processes are told of it.
     :param log: where its events go.
     :param app_context: opens an application context of its own; what is opened inside it, such as a database
         session, is given back at its end.
@@ -101,7 +185,7 @@ class Run:
         self,
         run_id: str,
         order: Order,
-        claim: Claim,
+        about: About,
         log: Log,
         app_context: Callable[[], AbstractContextManager[Any]],
     ) -> None:
@@ -111,29 +195,35 @@ class Run:
         self.user = order.user
         self.input = order.input
         self.view_args = order.view_args
+        self.data = order.data
         self.context = order.context
-        self.claim = claim
+        self.conversation = order.conversation
+        self.about = about
         self.log = log
         self.app_context = app_context
         self.attempt = 1
-        self.created_at = time()
+        self.created_at = about.created_at
         self.started_at: float | None = None
         self.ended_at: float | None = None
         self.timing = Timing(monotonic())
         self.meter = Meter(self.answer_begins)
-        self.answering = False
+        self._answering = False
         self.outcome: Outcome | None = None
         self.terminal: bytes | None = None
+        self.superseded = False
+        """Whether another process has decided how it ended."""
+        self.interrupted = False
+        """Whether it is stopped because its process ends, and not because somebody wants it to."""
+        self.forgotten = False
         self._phase: Phase = "queued"
         self._lock = threading.Lock()
         log.append(Status("queued").encode())
 
     @property
-    def state(self) -> State:
-        """Where it stands; it has ended when its terminal event is out."""
-        if self.log.ended and self.outcome is not None:
-            return self.outcome.state
-        return "queued" if self.started_at is None else "in_progress"
+    def decided(self) -> State | None:
+        if self.log.ended:
+            return self.state
+        return None if self.outcome is None else self.outcome.state
 
     @property
     def cancelled(self) -> bool:
@@ -141,30 +231,25 @@ class Run:
         return self.meter.cancelled
 
     @property
-    def text(self) -> str:
-        """The answer's text so far."""
-        text: list[str] = []
-        for payload in self.log.entries:
-            if payload.startswith(b'{"token"'):
-                text.append(_decode(payload)["token"])
-            elif payload.startswith(b'{"restarted"'):
-                text.clear()
-        return "".join(text)
-
-    @property
     def usage(self) -> Usage | None:
-        """What its model calls have consumed."""
-        return self.meter.usage
+        usage, by_model = self.meter.usage, self.meter.by_model
+        if usage is None or by_model.keys() == {self.about.model}:
+            return usage
+        return msgspec.structs.replace(usage, models=dict(by_model))
 
     @property
-    def ended(self) -> bool:
-        """Whether its terminal event is out."""
-        return self.log.ended
+    def answering(self) -> bool:
+        return self._answering
 
     @property
-    def cursor(self) -> Cursor:
-        """Its last event."""
-        return Cursor(self.id, self.log.epoch, len(self.log))
+    def error(self) -> LLMStreamError | None:
+        return self.outcome.error if self.outcome is not None else None
+
+    def join(self) -> None:
+        self.audience.join()
+
+    def leave(self) -> None:
+        self.audience.leave()
 
     def begin(self) -> None:
         """The writer has begun."""
@@ -194,13 +279,13 @@ class Run:
             if kind is Tool and self._phase != "tool":
                 self._enter("tool")
         self.log.append(event.encode())
-        if not self.answering and kind is not Status:
+        if not self._answering and kind is not Status:
             self.answer_begins()
 
     def answer_begins(self) -> None:
         """From here on the answer is an open stream: an error can no longer become its HTTP status."""
-        if not self.answering:
-            self.answering = True
+        if not self._answering:
+            self._answering = True
             self.log.ring()
 
     def settle(self, outcome: Outcome) -> bool:
@@ -212,22 +297,37 @@ class Run:
         self.timing.ended = monotonic()
         self.ended_at = time()
         try:
-            self.terminal = self._make_terminal(outcome).encode()
+            self._ending = self._make_terminal(outcome)
+            self.terminal = self._ending.encode()
         except NOT_JSON as error:  # the extensions of an application's own error
             self.outcome = Outcome(state="failed", error=InvalidOutput())
-            self.terminal = self._make_terminal(self.outcome).encode()
+            self._ending = self._make_terminal(self.outcome)
+            self.terminal = self._ending.encode()
             logger.error("run %s of %s ended by an error that JSON cannot hold: %s", self.id, self.feature, error)
         return True
 
-    def close(self) -> None:
-        """Make the end known to all readers."""
+    def close(self, *, durable: bool = True) -> None:
+        """Make the end known to all readers.
+
+        :param durable: whether it is kept where other processes find it.
+        """
         assert self.terminal is not None, "a run is settled before it is closed"
         self.audience.close()
-        self.log.end(self.terminal)
+        self.log.end(self.terminal if durable else msgspec.structs.replace(self._ending, durable=False).encode())
+
+    def close_as(self, epoch: int, terminal: bytes) -> None:
+        """Make known how it ended: another process has decided that it did, and it is not for this one to differ.
+
+        :param epoch: the other's.
+        """
+        self.superseded = True
+        self.audience.close()
+        self.log.take_over(epoch)
+        self.log.end(terminal)
 
     def let_go(self) -> None:
         """Keep only what can still be asked for: the rest was the function's, and that of those who hear of its end."""
-        self.input = self.context = self.task = None
+        self.input = self.data = self.context = self.task = None
         self.__dict__.pop("model", None)
 
     def _enter(self, phase: Phase) -> None:
@@ -255,3 +355,12 @@ class Run:
             total_ms=timing.total_ms,
             tokens_per_second=timing.tokens_per_second,
         )
+
+
+def _state_after(ending: Mapping[str, Any]) -> State:
+    """The state of a run whose terminal event is this."""
+    if "done" not in ending:
+        return "failed"
+    if ending.get("cancelled"):
+        return "cancelled"
+    return "incomplete" if ending.get("finish_reason") in CUT_SHORT else "completed"

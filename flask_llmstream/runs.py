@@ -7,17 +7,19 @@ from contextlib import contextmanager
 from time import monotonic
 from typing import Any
 
-from flask import Blueprint, Response, request, url_for
+from flask import Blueprint, Response, request
 from werkzeug.datastructures import ETags
 
-from .attendance import Attendance
+from .attendance import Attendance, RunReading
 from .errors import InvalidCursor, Overloaded, RequestRefused
-from .identity import accessible_run
+from .identity import accessible_run, recognize
+from .links import Links
 from .problems import json_response, with_problems
 from .record import Record
 from .requests import cursor, require_known_origin
-from .run import Run
+from .run import AnyRun
 from .streams import follow, stream_response
+from .usage import amount, cost
 
 LONGEST_WAIT = 30.0
 """Seconds that ``?wait=`` may ask for."""
@@ -38,38 +40,57 @@ def add_views(blueprint: Blueprint, record: Record) -> None:
         bound.__name__ = endpoint
         blueprint.add_url_rule(rule, endpoint, with_problems(record.decorated(bound)), methods=[method])
 
+    def listed() -> Response:
+        require_known_origin(request, record)
+        return _list(record)
+
+    blueprint.add_url_rule("/runs", "runs", with_problems(record.decorated(listed)), methods=["GET"])
     add("/runs/<run_id>", "run", "GET", _status)
     add("/runs/<run_id>", "forget", "DELETE", _forget)
     add("/runs/<run_id>/events", "events", "GET", _events)
     add("/runs/<run_id>/cancel", "cancel", "POST", _cancel)
 
 
-def describe(record: Record, run: Run) -> dict[str, Any]:
+def describe(record: Record, run: AnyRun) -> dict[str, Any]:
     """A run as JSON."""
+    return _outline(record, run, Links(record)) | {
+        "cursor": str(run.cursor),
+        "text": run.text,
+        "result": run.ending.get("result"),
+    }
+
+
+def _outline(record: Record, run: AnyRun, links: Links) -> dict[str, Any]:
+    """A run as JSON, without its answer."""
     retention = record.settings.retention
-    outcome = run.outcome if run.ended else None
+    ending = run.ending
     return {
         "id": run.id,
         "object": "run",
         "feature": run.feature,
+        "conversation": run.conversation,
         "status": run.state,
         "attempt": run.attempt,
         "created_at": run.created_at,
         "started_at": run.started_at,
-        "ended_at": run.ended_at if outcome else None,
-        "expires_at": run.ended_at + retention if outcome and run.ended_at else None,
-        "cursor": str(run.cursor),
-        "text": run.text,
+        "ended_at": run.ended_at if ending else None,
+        "expires_at": run.ended_at + retention if ending and run.ended_at else None,
         "usage": run.usage,
-        "finish_reason": outcome and outcome.finish_reason,
-        "result": outcome and outcome.result,
-        "error": outcome and outcome.error and outcome.error.problem(),
-        "links": {
-            "self": url_for(f"{record.name}.run", run_id=run.id),
-            "events": url_for(f"{record.name}.events", run_id=run.id),
-            "cancel": url_for(f"{record.name}.cancel", run_id=run.id),
-        },
+        "cost": _cost(record, run),
+        "finish_reason": ending.get("finish_reason"),
+        "error": ending.get("problem"),
+        "links": links.to(run.id),
     }
+
+
+def _list(record: Record) -> Response:
+    status = request.args.get("status")
+    if status not in (None, "live"):
+        raise RequestRefused("status is live, or left out.")
+    visitor = recognize(record)
+    runs = [] if visitor is None else record.registry.listed(visitor.owner, live=status == "live")
+    links = Links(record)
+    return json_response({"data": [_outline(record, run, links) for run in runs]})
 
 
 def _status(record: Record, run_id: str) -> Response:
@@ -109,19 +130,20 @@ def _forget(record: Record, run_id: str) -> Response:
     return Response(status=204)
 
 
-def _await_news(record: Record, run: Run, seconds: float, *, known: ETags | None = None) -> None:
+def _await_news(record: Record, run: AnyRun, seconds: float, *, known: ETags | None = None) -> None:
     """Wait for the run's end; for a client that knows it as far as some tag, for anything after that.
 
     Whoever asks after a run reads it, however short the wait: an audience that polls keeps it going.
     """
     until = monotonic() + seconds
-    attendance = Attendance(record, run, run.cursor)
+    reading = RunReading(record, run)
+    attendance = Attendance(reading)
     try:
         while not (run.ended or attendance.gone) and (not known or known.contains_weak(_tag(run))):
             left = until - monotonic()
             if left <= 0:
                 return
-            attendance.reader.bell.wait(left)
+            reading.bell.wait(left)
     finally:
         attendance.close()
 
@@ -144,8 +166,14 @@ def _patience(record: Record, seconds: float) -> Iterator[float]:
             record.open.give_back()
 
 
-def _tag(run: Run) -> str:
-    return f"{run.state}-{run.log.epoch}-{len(run.log)}"
+def _cost(record: Record, run: AnyRun) -> str | None:
+    """What it cost, where that is known."""
+    usage = run.usage_by_model
+    return amount(cost(record.settings.prices, usage)) if usage else None
+
+
+def _tag(run: AnyRun) -> str:
+    return f"{run.state}-{run.log.epoch}-{run.log.n}"
 
 
 def _wait() -> float:

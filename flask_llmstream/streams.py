@@ -1,4 +1,4 @@
-"""The open event stream: a response that is one reader of a run, for as long as its client is there."""
+"""The open event stream: a response that is one reader of something, for as long as its client is there."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import socket
 import threading
 from collections.abc import Generator, Iterable, Iterator
 from time import monotonic
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 from flask import Response, current_app, request, url_for
 from werkzeug.wsgi import ClosingIterator
 
-from .attendance import Attendance
+from .attendance import Attendance, Reading, RunReading, client_socket
 from .codecs.native import HEARTBEAT, MEDIA_TYPE, NativeCodec
 from .cursor import Cursor
 from .errors import LLMStreamError
 from .problems import problem_response
 from .record import Record
-from .run import Run
+from .run import AnyRun
 from .runtime import current, hang_up, reset
 
 if TYPE_CHECKING:
@@ -38,6 +38,12 @@ HEADERS = {
 }
 RETRY = (2000, 3000)
 """Milliseconds; an EventSource that has lost its line comes back after a time between these."""
+RETRY_ELSEWHERE = (2000, 4000)
+"""Milliseconds; the same for those who are sent away: a worker that is told to go still accepts for up to a second."""
+LEAVES_WITHIN = (0.1, 1.0)
+"""Seconds after which the line of one who was sent away is cut: not all at the same time, and the last words arrive."""
+HEARD_WITHIN = 0.2
+"""Seconds that a page has to take what it was told, before the line is cut: a browser drops the rest."""
 HEADERS_WITHIN = 1.0
 """Seconds after which a response begins, whatever the model does."""
 UNSENT = "flask_llmstream.stream"
@@ -53,17 +59,63 @@ def stream_response(body: Iterator[bytes], kind: type[Response] = Response) -> R
     return response
 
 
-def follow(record: Record, run: Run, cursor: Cursor | None) -> Response:
+def follow(record: Record, run: AnyRun, cursor: Cursor | None) -> Response:
     """A response that reads a run from behind a cursor: 204, which an EventSource obeys, if nothing follows.
 
     :raises Overloaded: the process has as many open responses as it can carry.
     """
     with record.open.place():
-        stream = EventStream(record, run, cursor)
+        stream = RunStream(record, run, cursor)
     if stream.finished:
         stream.close()
         return Response(status=204)
     return stream.response()
+
+
+def come_back(error: LLMStreamError) -> Response:
+    """Send an EventSource away for a while. After an HTTP error it would never come back."""
+    wait = (error.retry_after or 1.0) * 1000 + random.randint(0, RETRY[1] - RETRY[0])
+    sock = client_socket(request.environ)
+
+    def body() -> Generator[bytes]:
+        yield b"retry: %d\n\n" % wait
+        current().bell().wait(HEARD_WITHIN)  # a browser drops what it has not handed to the page by the reset
+        raise cut(sock)
+
+    return stream_response(body())
+
+
+class Source(Reading, Protocol):
+    """What an event stream sends: a place in something, and the bytes in which a client is told of it."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing will ever follow."""
+
+    def opening(self, *, retry: int, heartbeat: float) -> bytes:
+        """The first bytes of the response (see `NativeCodec.opening`)."""
+
+    def take(self) -> bytes:
+        """What follows what was taken before; empty when there is nothing now."""
+
+
+class RunSource(RunReading):
+    """The events of a run."""
+
+    def __init__(self, record: Record, run: AnyRun, cursor: Cursor | None = None) -> None:
+        super().__init__(record, run, cursor)
+        self._codec = NativeCodec(run.id)
+
+    def __str__(self) -> str:
+        return f"run {self.run.id}"
+
+    def opening(self, *, retry: int, heartbeat: float) -> bytes:
+        return self._codec.opening(self.reader.epoch, self.reader.n, retry=retry, heartbeat=heartbeat)
+
+    def take(self) -> bytes:
+        reader = self.reader
+        news = reader.take()
+        return self._codec.encode(reader.epoch, reader.n, news) if news else b""
 
 
 class EventStream:
@@ -72,21 +124,24 @@ class EventStream:
     It is closed by its body's end, or by its response's (a generator that was never started runs no `finally`).
     Where Flask has answered otherwise, neither comes: then `close_unsent` does it or, at last, the pulse.
 
-    :param cursor: the last event that the client has.
+    :param source: what it sends, which is closed with it.
     """
 
-    def __init__(self, record: Record, run: Run, cursor: Cursor | None = None) -> None:
-        self.location = url_for(f"{record.name}.run", run_id=run.id)
+    location: str | None = None
+    """The address of what is sent, where it has one of its own."""
+
+    def __init__(self, record: Record, source: Source) -> None:
+        self._source = source
         self._open = record.open
         self._opened_at = self._open.beat
         self._begun = False
         self._lock = threading.Lock()
         self._write_timeout = record.settings.write_timeout
         self._beat_due = False
+        self._farewell: bytes | None = None
         self._written_at = self._open.beat
         self._writing_since: int | None = None
-        self._attendance = Attendance(record, run, cursor, left=self._client_left)
-        self._codec = NativeCodec(Cursor(run.id, run.log.epoch, self._attendance.reader.n))
+        self._attendance = Attendance(source, left=self._client_left)
         self._closed = False
         try:
             self._open.look_after(self)
@@ -98,34 +153,27 @@ class EventStream:
     @property
     def finished(self) -> bool:
         """Whether nothing follows what the client has."""
-        return self._attendance.reader.finished
+        return self._source.finished
 
     def await_beginning(self) -> LLMStreamError | None:
-        """Wait until it is clear what the response will be: the model answers, something was said, the run has
-        ended, or a second has passed.
+        """Wait until it is clear what the response will be.
 
-        :returns: what the run failed by before it had said anything: then the error can be the response.
+        :returns: what there is to say instead of the stream: then the error can be the response.
         """
-        attendance, run = self._attendance, self._attendance.run
         self._begin()
-        until = monotonic() + HEADERS_WITHIN
-        while not (run.answering or run.ended or attendance.gone):
-            left = until - monotonic()
-            if left <= 0:
-                return None
-            attendance.reader.bell.wait(left)
-        return run.outcome.error if run.ended and not run.answering and run.outcome else None
+        return None
 
     def response(self, *, refusable: bool = False) -> Response:
         """The response that sends it.
 
-        :param refusable: the response may yet become the refusal of a run that fails before it has said anything.
+        :param refusable: the response may yet become the refusal of what fails before it has said anything.
         """
         request.environ[UNSENT] = self
         response = stream_response(self.body(), _kind(current_app.response_class))  # type: ignore[arg-type]
         assert isinstance(response, StreamResponse)
         response.source, response.refusable = self, refusable
-        response.headers["Location"] = self.location
+        if self.location is not None:
+            response.headers["Location"] = self.location
         response.call_on_close(self.close)
         return response
 
@@ -145,7 +193,7 @@ class EventStream:
             if self._begun:
                 return
             self._begun = True
-        log.warning("the stream of run %s is not sent: its response was dropped", self._attendance.run.id)
+        log.warning("the stream of %s is not sent: its response was dropped", self._source)
         self.close()
 
     def pulse(self, beat: int) -> None:
@@ -159,38 +207,47 @@ class EventStream:
                 self._hang_up()
         elif beat - self._written_at >= self._open.BEATS:
             self._beat_due = True
-            self._attendance.reader.bell.ring()
+            self._source.bell.ring()
+
+    def send_away(self) -> None:
+        """Have the client come back by another connection, unless nothing will follow what it is about to get anyway.
+        Idempotent."""
+        if self._farewell is None and not self._is_ending():
+            self._farewell = b"retry: %d\n\n" % random.randint(*RETRY_ELSEWHERE)
+            self._beat_due = True
+            self._source.bell.ring()
 
     def body(self) -> Generator[bytes]:
         """The bytes of the response."""
-        attendance, reader, codec, opened = self._attendance, self._attendance.reader, self._codec, self._open
+        attendance, source, opened = self._attendance, self._source, self._open
         try:
             self._begin()
-            opening = codec.opening(retry=random.randint(*RETRY), heartbeat=opened.heartbeat)
-            piece = opening + codec.encode(reader.take())
+            piece = source.opening(retry=random.randint(*RETRY), heartbeat=opened.heartbeat) + source.take()
             while True:
                 self._written_at = self._writing_since = opened.beat
-                if attendance.gone:
+                if attendance.over:
                     raise cut(attendance.socket)
                 yield piece
                 self._writing_since = None
-                while not (news := reader.take()):
-                    if reader.finished:
+                while not (piece := source.take()):
+                    if source.finished:
                         return
-                    if attendance.gone:
+                    if attendance.over:
                         raise cut(attendance.socket)
                     if self._beat_due:
+                        piece = HEARTBEAT
                         break
-                    reader.bell.wait()
+                    source.bell.wait()
                 self._beat_due = False
-                piece = codec.encode(news) if news else HEARTBEAT
+                if self._farewell:
+                    piece += self._say_farewell()
         except OSError:
             raise
         except Exception:
-            log.exception("the stream of run %s broke", attendance.run.id)
+            log.exception("the stream of %s broke", source)
             raise cut(attendance.socket) from None
         finally:
-            if self._writing_since is not None or not reader.finished:
+            if self._writing_since is not None or not source.finished:
                 cut(attendance.socket)  # also where a server ends its greenlets, or closes this early
             self.close()  # not every server closes a response that it has read to its end
 
@@ -201,6 +258,20 @@ class EventStream:
         if closed:
             raise cut(self._attendance.socket)
 
+    def _is_ending(self) -> bool:
+        """Whether all that will ever follow is there, so that the stream is about to end by itself."""
+        return False
+
+    def _say_farewell(self) -> bytes:
+        current().timers.after(random.uniform(*LEAVES_WITHIN), self._part)
+        farewell, self._farewell = self._farewell, b""
+        return farewell or b""
+
+    def _part(self) -> None:
+        if not self._is_ending():
+            self._attendance.gone = True
+            self._source.bell.ring()
+
     def _client_left(self) -> None:
         if self._writing_since is not None:
             self._hang_up()  # a write to a client that no longer reads would never end
@@ -209,6 +280,36 @@ class EventStream:
         self._attendance.gone = True
         if self._attendance.socket is not None:
             hang_up(self._attendance.socket)
+
+
+class RunStream(EventStream):
+    """The stream of a run.
+
+    :param cursor: the last event that the client has.
+    """
+
+    def __init__(self, record: Record, run: AnyRun, cursor: Cursor | None = None) -> None:
+        self.location = url_for(f"{record.name}.run", run_id=run.id)
+        self._run = run
+        super().__init__(record, RunSource(record, run, cursor))
+
+    def await_beginning(self) -> LLMStreamError | None:
+        """As above: the model answers, something was said, the run has ended, or a second has passed.
+
+        :returns: what the run failed by before it had said anything.
+        """
+        attendance, run = self._attendance, self._run
+        self._begin()
+        until = monotonic() + HEADERS_WITHIN
+        while not (run.answering or run.ended or attendance.gone):
+            left = until - monotonic()
+            if left <= 0:
+                return None
+            self._source.bell.wait(left)
+        return run.error if run.ended and not run.answering else None
+
+    def _is_ending(self) -> bool:
+        return self._run.ended
 
 
 class StreamResponse(Response):

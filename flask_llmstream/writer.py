@@ -17,14 +17,11 @@ import msgspec
 from .errors import FeatureFailed, InvalidOutput, LLMStreamError, RunCancelled, RunInterrupted
 from .events import NOT_JSON, Event, Terminal, Token, encode
 from .log import LogFull
-from .run import Outcome, Run
+from .run import CUT_SHORT, Outcome, Run
 
 Function = Callable[[Run], Any]
 
 log = logging.getLogger("flask_llmstream")
-
-CUT_SHORT = ("length", "content_filter")
-"""Finish reasons that leave an answer incomplete."""
 
 
 class Writer:
@@ -75,7 +72,9 @@ class Writer:
     def finish(self) -> None:
         """Report how it ended; also for a run that was stopped before, or interrupted while, it was performed."""
         run, outcome = self._run, self._outcome
-        if run.cancelled:
+        if run.interrupted:
+            outcome = None
+        elif run.cancelled:
             # An error is the stop's own doing, and a function that returned did so because it was asked to.
             outcome = Outcome(state="cancelled", result=outcome and outcome.result)
         if outcome is None:

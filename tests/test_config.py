@@ -9,6 +9,7 @@ import pytest
 from flask import Flask
 
 from flask_llmstream import LLMStream
+from flask_llmstream.admission import Quota
 from flask_llmstream.config import KEYS, PREFIX, Settings
 from flask_llmstream.errors import ConfigurationError
 from flask_llmstream.providers import Timeouts
@@ -39,12 +40,20 @@ def test_defaults():
         max_open=None,
         allowed_origins=(),
         allow_anonymous=False,
+        redis_url=None,
+        redis_prefix="llmstream:",
+        max_runs_per_user=None,
+        when_busy="reject",
+        starts_per_user=None,
+        token_budget=None,
+        prices={},
+        conversation_retention=2_592_000,
         join_identical=True,
     )
 
 
 def test_there_are_few_keys_and_each_is_a_setting():
-    assert len(KEYS) <= 20
+    assert len(KEYS) <= 25
     names = [key.name.lower() for key in KEYS]
     assert sorted([*names, "write_timeout"]) == sorted(field.name for field in fields(Settings))
     assert all(key.description.endswith(".") for key in KEYS)
@@ -70,6 +79,14 @@ def test_there_are_few_keys_and_each_is_a_setting():
         ("ALLOWED_ORIGINS", "https://a.example,http://b.example:8080", ("https://a.example", "http://b.example:8080")),
         ("ALLOWED_ORIGINS", "*", ("*",)),
         ("ALLOW_ANONYMOUS", True, True),
+        ("REDIS_URL", "redis://127.0.0.1:1/0", "redis://127.0.0.1:1/0"),
+        ("REDIS_PREFIX", "shop:", "shop:"),
+        ("MAX_RUNS_PER_USER", 3, 3),
+        ("WHEN_BUSY", "join", "join"),
+        ("STARTS_PER_USER", "30/minute", Quota(30, 60)),
+        ("STARTS_PER_USER", "5 per 10 minutes", Quota(5, 600)),
+        ("TOKEN_BUDGET", "100000/day", Quota(100_000, 86_400)),
+        ("TOKEN_BUDGET", "1_000_000 per week", Quota(1_000_000, 604_800)),
         ("JOIN_IDENTICAL", False, False),
     ],
     ids=str,
@@ -117,6 +134,16 @@ def test_time_outs_are_given_one_by_one():
         ("ALLOWED_ORIGINS", ["https://app.example.com/"], "must be origins such as https://app.example.com"),
         ("ALLOWED_ORIGINS", 4, "must be a list of strings"),
         ("ALLOW_ANONYMOUS", "yes", "must be true or false"),
+        ("REDIS_URL", 4, "must be a string"),
+        ("REDIS_PREFIX", "", "must be a string"),
+        ("REDIS_PREFIX", "llm stream:", "must be a string of visible characters"),
+        ("MAX_RUNS_PER_USER", 0, "must be a whole number from 1"),
+        ("WHEN_BUSY", "wait", "must be one of reject, replace, join"),
+        ("STARTS_PER_USER", 30, "must be a number a second, minute"),
+        ("STARTS_PER_USER", "many a minute", "must be a number a second, minute"),
+        ("STARTS_PER_USER", "0/minute", "must be a number a second, minute"),
+        ("TOKEN_BUDGET", "1000/0 days", "must be a number a second, minute"),
+        ("TOKEN_BUDGET", "1000/fortnight", "must be a number a second, minute"),
         ("JOIN_IDENTICAL", 1, "must be true or false"),
     ],
     ids=str,
@@ -126,6 +153,12 @@ def test_a_wrong_value_is_refused_with_a_sentence(key, value, sentence):
         settings(**{PREFIX + key: value})
     assert str(refused.value).startswith(f"{PREFIX}{key} {sentence}")
     assert "; it is " in str(refused.value)
+
+
+def test_an_address_that_is_none_is_refused_and_its_password_is_not_told():
+    with pytest.raises(ConfigurationError, match="LLMSTREAM_REDIS_URL must be an address such as redis://") as refused:
+        settings(LLMSTREAM_REDIS_URL="http://:sk-secret@127.0.0.1")
+    assert "sk-secret" not in str(refused.value)
 
 
 def test_each_application_has_its_own():

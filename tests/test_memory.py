@@ -7,7 +7,8 @@ import weakref
 
 import pytest
 
-from flask_llmstream import registry, run_ended
+from flask_llmstream import kept as kept_module
+from flask_llmstream import run_ended
 from flask_llmstream.errors import UpstreamRateLimited
 from tests.conversation import ask, events, problem
 from tests.puppet import PATIENCE, Pause, Puppet, eventually, stage
@@ -71,7 +72,7 @@ def says(app, url="/api/chat/stream"):
 
 def is_kept(llm, app, *urls):
     ids = [url.rsplit("/", 1)[1] for url in urls]
-    return [run_id in llm.record(app).registry._expiry for run_id in ids]
+    return [run_id in llm.record(app).registry._kept._expiry for run_id in ids]
 
 
 def test_of_too_many_ended_runs_the_longest_ended_go_first(monkeypatch):
@@ -81,8 +82,8 @@ def test_of_too_many_ended_runs_the_longest_ended_go_first(monkeypatch):
         assert pause.reached.wait(PATIENCE)
         second, third = says(app), says(app)
         eventually(lambda: is_kept(llm, app, second, third) == [True, True])
-        size = llm.record(app).registry._kept // 2
-        monkeypatch.setattr(registry, "KEPT_MOST", 2.5 * size)
+        size = llm.record(app).registry._kept._size // 2
+        monkeypatch.setattr(kept_module, "MOST", 2.5 * size)
         pause.go_on()
         events(first)
         begun_first = first.headers["Location"]
@@ -93,7 +94,7 @@ def test_of_too_many_ended_runs_the_longest_ended_go_first(monkeypatch):
 
 
 def test_the_last_one_to_end_is_kept_however_long_it_is(monkeypatch):
-    monkeypatch.setattr(registry, "KEPT_MOST", 1)
+    monkeypatch.setattr(kept_module, "MOST", 1)
     with stage() as (app, llm):
         first, second = says(app), says(app)
         eventually(lambda: is_kept(llm, app, first, second) == [False, True])
@@ -101,7 +102,7 @@ def test_the_last_one_to_end_is_kept_however_long_it_is(monkeypatch):
 
 
 def test_live_runs_are_no_part_of_that(monkeypatch):
-    monkeypatch.setattr(registry, "KEPT_MOST", 1)
+    monkeypatch.setattr(kept_module, "MOST", 1)
     pause = Pause()
     with stage(Puppet(["Hel", pause, "lo"], ["Hello"]), JOIN_IDENTICAL=False) as (app, llm), ask(app) as live:
         assert pause.reached.wait(PATIENCE)
@@ -114,13 +115,13 @@ def test_live_runs_are_no_part_of_that(monkeypatch):
 
 def test_what_is_no_longer_kept_is_no_longer_counted():
     with stage() as (app, llm):
-        runs = llm.record(app).registry
+        kept = llm.record(app).registry._kept
         urls = [says(app) for _ in range(3)]
         eventually(lambda: is_kept(llm, app, *urls) == [True] * 3)
-        assert runs._kept > 3 * registry.RUN_OVERHEAD
+        assert kept._size > 3 * kept_module.RUN_OVERHEAD
         for url in urls:
             app.test_client().delete(url)
-        assert runs._kept == 0
+        assert kept._size == 0
 
 
 def test_a_result_counts_as_much_as_text():
@@ -130,7 +131,7 @@ def test_a_result_counts_as_much_as_text():
         llm.stream("/long")(lambda run: "x" * size)
         url = says(app, "/long")
         eventually(lambda: is_kept(llm, app, url) == [True])
-        assert llm.record(app).registry._kept > 2 * size
+        assert llm.record(app).registry._kept._size > 2 * size
 
 
 def test_a_run_that_is_forgotten_while_its_end_is_told_is_not_kept():
@@ -144,4 +145,4 @@ def test_a_run_that_is_forgotten_while_its_end_is_told_is_not_kept():
         events(answer)
         registry = llm.record(app).registry
         eventually(lambda: registry.live == [] and not registry._runs)
-        assert (registry._expiry, registry._kept) == ({}, 0)
+        assert (registry._kept._expiry, registry._kept._size) == ({}, 0)

@@ -2,7 +2,6 @@
 
 import json
 import threading
-from contextlib import nullcontext
 
 import pytest
 from hypothesis import given
@@ -12,20 +11,13 @@ from flask_llmstream.audience import Audience
 from flask_llmstream.errors import UpstreamRateLimited
 from flask_llmstream.events import Data, Progress, Reasoning, Restarted, Status, Token, Tool, Usage
 from flask_llmstream.log import Log, LogFull, Reader
-from flask_llmstream.run import Order, Outcome, Run
+from flask_llmstream.run import Outcome
 from flask_llmstream.runtime import current
-from flask_llmstream.store import Claim
+from tests.orders import make_run
 from tests.puppet import PATIENCE, eventually
 
 COMPLETED = Outcome(state="completed", finish_reason="stop")
 CALL = Tool({"id": "c1", "name": "now", "arguments": "{}"})
-
-
-def make_run(*, limit=10**6):
-    order = Order(feature="chat", owner="user:ann", user="ann", input={"q": 1}, view_args={"n": 1}, context={"c": 2})
-    run = Run("r1", order, Claim("user:ann", "k", "f", lasting=False), Log(limit), nullcontext)
-    run.audience = Audience(None, lambda: None)
-    return run
 
 
 def said(run):
@@ -123,12 +115,12 @@ def test_of_many_at_once_one_decides():
 
 
 def test_the_end_lets_go_of_what_only_the_function_needed():
-    run = make_run()
+    run = make_run(input={"q": 1}, data={"raw": 1}, view_args={"n": 1}, context={"c": 2})
     assert (run.input, run.context, run.view_args, run.user) == ({"q": 1}, {"c": 2}, {"n": 1}, "ann")
     end(run)
     assert run.input == {"q": 1}  # those who hear of the end may want it
     run.let_go()
-    assert run.input is None and run.context is None
+    assert run.input is None and run.data is None and run.context is None and run.task is None
 
 
 # What it says
@@ -291,6 +283,28 @@ def test_an_error_that_json_cannot_hold_ends_it_all_the_same(caplog):
     failed = end(run, Outcome(state="failed", error=UpstreamRateLimited(region=object())))
     assert failed["problem"]["type"].endswith("invalid-output")
     assert run.state == "failed" and "JSON cannot hold" in caplog.text
+
+
+def test_an_end_that_others_do_not_find_says_so():
+    run = make_run()
+    run.settle(COMPLETED)
+    run.close(durable=False)
+    assert said(run)[-1]["durable"] is False and "durable" not in json.loads(run.terminal)
+    assert run.state == "completed"
+
+
+def test_an_end_that_another_process_has_decided_is_the_one_that_readers_hear():
+    """However this one would have ended it."""
+    run = make_run()
+    run.say(Token("Hel"))
+    reader = Reader(run.log, current().bell(), epoch=1)
+    run.settle(COMPLETED)
+    assert run.decided == "completed"
+    problem = UpstreamRateLimited().problem()
+    run.close_as(2, json.dumps({"error": "It was left.", "problem": problem}).encode())
+    assert (run.superseded, run.state, run.decided, str(run.cursor)) == (True, "failed", "failed", "r1:2-1")
+    assert run.text == "Hel"
+    assert len(reader.take()) == 3 and len(reader.take()) == 1 and reader.finished
 
 
 # Who still wants it

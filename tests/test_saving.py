@@ -11,7 +11,7 @@ from tests.puppet import PATIENCE, Puppet, stage
 
 def test_a_slow_receiver_still_has_what_was_asked(monkeypatch):
     """Whoever saves a conversation needs its question too; a database may take longer than a client waits."""
-    monkeypatch.setattr("flask_llmstream.registry.END_WAITS", 0.01)
+    monkeypatch.setattr("flask_llmstream.ending.END_WAITS", 0.01)
     told, saved = threading.Event(), threading.Event()
     found = []
 

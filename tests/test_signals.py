@@ -150,7 +150,7 @@ def test_a_receiver_that_fails_breaks_nothing(caplog):
 
 
 def test_the_client_hears_of_the_end_after_the_receivers(monkeypatch):
-    monkeypatch.setattr("flask_llmstream.registry.END_WAITS", 30.0)
+    monkeypatch.setattr("flask_llmstream.ending.END_WAITS", 30.0)
     app, saved = new_app(), []
     LLMStream(app, model=instant())
     began, go_on = threading.Event(), threading.Event()

@@ -8,27 +8,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from flask_llmstream.audience import Audience
 from flask_llmstream.errors import FeatureFailed, InvalidOutput, RunCancelled, RunInterrupted, UpstreamForbidden
 from flask_llmstream.events import Data, Done, Failed, Progress, Status
-from flask_llmstream.log import Log
-from flask_llmstream.run import Order, Run
-from flask_llmstream.runtime import current
-from flask_llmstream.store import Claim
 from flask_llmstream.writer import Writer
-
-
-def make_run(limit=10**6):
-    order = Order(feature="chat", owner="user:ann", user="ann", input="input")
-    run = Run("r1", order, Claim("user:ann", "k", "f", lasting=False), Log(limit), nullcontext)
-    run.audience = Audience(None, lambda: None)
-    run.task = current().task(lambda: None, lambda: None)
-    return run
+from tests.orders import make_run
 
 
 def write(function, *, run=None, enter=nullcontext, after=lambda run: None):
     """Perform a function; returns its run and its outcome."""
-    run = run or make_run()
+    run = run or make_run(input="input")
     outcomes = []
     writer = Writer(run, function, enter, lambda run, outcome: outcomes.append(outcome))
     with suppress(RunCancelled):

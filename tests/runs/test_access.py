@@ -27,8 +27,9 @@ def test_after_its_retention_it_is_gone(method, path):
         response = ask(client)
         events(response)
         url = response.headers["Location"]
-        eventually(lambda: llm.record(app).registry._expiry)
-        ((timer, _),) = llm.record(app).registry._expiry.values()
+        kept = llm.record(app).registry._kept
+        eventually(lambda: kept._expiry)
+        ((timer, _),) = kept._expiry.values()
         timer.action()
         gone = client.open(url + path, method=method)
         assert gone.status_code == 410

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from flask_llmstream import Progress
 from flask_llmstream.sse import Decoder
-from tests.conversation import ask, text
-from tests.puppet import follow, stage
+from tests.conversation import ask, events, text
+from tests.puppet import Puppet, follow, stage
 
 
 def frames(response):
@@ -81,6 +81,17 @@ def test_head_opens_no_stream(live):
     response = client.head(f"{url}/events")
     assert (response.status_code, response.mimetype, response.data) == (200, "text/event-stream", b"")
     assert len(client.application.extensions["llmstream"]["llmstream"].open) == 1
+
+
+def test_a_long_run_is_replayed_in_few_pieces():
+    with stage(Puppet(["word "] * 5000)) as (app, _):
+        client = app.test_client()
+        with ask(client) as response:
+            events(response)
+        with client.get(response.headers["Location"] + "/events") as replay:
+            pieces = list(replay.response)
+    assert text_of_frames(Decoder().feed(b"".join(pieces))) == "word " * 5000
+    assert len(pieces) <= 3
 
 
 @settings(max_examples=30)
