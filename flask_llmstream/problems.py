@@ -11,7 +11,8 @@ import msgspec
 from flask import Response, request
 from werkzeug.exceptions import HTTPException
 
-from .errors import LLMStreamError
+from .errors import LimitReached, LLMStreamError
+from .quotas import rate_limits
 from .record import View
 
 log = logging.getLogger("flask_llmstream")
@@ -31,6 +32,8 @@ def problem_response(error: LLMStreamError, **headers: str) -> Response:
     """An error as problem details (RFC 9457)."""
     response = json_response(error.problem(), error.status, **headers)
     response.mimetype = MEDIA_TYPE
+    if isinstance(error, LimitReached):
+        response.headers.update(rate_limits(error.standing))
     if error.retry_after is not None:
         response.headers["Retry-After"] = str(math.ceil(error.retry_after))
     return _challenged(response)

@@ -115,6 +115,33 @@ def test_limit_of_the_whole_application():
     assert int(refused.headers["Retry-After"]) > 0
 
 
+def test_limit_on_all_routes_of_the_extension(limiter):
+    """Polling, for example. Each route is counted for itself."""
+    llm = LLMStream(model=instant(), decorators=[limiter.limit("3 per minute")])
+    client = create_app(llm, limiter).test_client()
+    answer = ask(client)
+    assert text(answer) == "Hello, you"
+    run = answer.headers["Location"]
+    for url in (run, f"{run}/events", "/api/usage"):
+        assert [client.get(url, buffered=True).status_code for _ in range(4)] == [200] * 3 + [429]
+        assert problem(client.get(url))["title"] == "Too Many Requests"
+
+
+def test_limit_on_an_application_s_own_routes_beside_the_extension_s_own_limits(limiter):
+    """Runs are counted by the extension, requests by Flask-Limiter; neither counts the other's."""
+    app = create_app(LLMStream(model=instant()), limiter, LLMSTREAM_STARTS_PER_USER="2/minute")
+    app.add_url_rule("/search", "search", limiter.limit("1 per minute")(lambda: "found"))
+    client = app.test_client()
+    client.get("/search")
+    answers = [ask(client, body={"messages": [{"role": "user", "content": f"/echo {n}"}]}) for n in range(3)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429]
+    assert [text(answer) for answer in answers[:2]] == ["0", "1"]
+    assert problem(answers[2])["limit"] == "starts"
+    assert answers[2].headers["RateLimit"].startswith('"starts";r=0;t=')
+    assert client.get("/search").status_code == 429
+    assert client.get(answers[0].headers["Location"]).status_code == 200
+
+
 def test_a_refusal_s_own_retry_after_stands_beside_the_limiter_s_headers(limiter):
     llm = LLMStream(model=instant())
     llm.stream("/api/limited/stream", decorators=[limiter.limit("9 per minute")])(
