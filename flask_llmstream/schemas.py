@@ -6,21 +6,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from marshmallow import Schema, ValidationError, fields, post_load, validate, validates
+from marshmallow import Schema, ValidationError, fields, post_load, validate, validates, validates_schema
 
+from .conversations import ID
 from .errors import InvalidInput
 
 MOST_MESSAGES = 1000
+LONGEST_TITLE = 200
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Chat:
     """A conversation to be continued, and the client's wishes as to how.
 
+    :param messages: all of it, up to the question.
+    :param conversation: where it is kept, if it is kept here; the client sends `message` alone then, and what comes
+        before it in `messages` is read.
+    :param parent: the kept message that `message` follows: None for the last one, an empty one to begin anew.
     :param more: the fields that a schema of the application's own adds.
     """
 
-    messages: Sequence[Mapping[str, Any]]
+    messages: Sequence[Mapping[str, Any]] = ()
+    conversation: str | None = None
+    message: str = ""
+    parent: str | None = None
     model: str | None = None
     max_tokens: int | None = None
     temperature: float | None = None
@@ -43,7 +52,8 @@ class Bounds:
     max_input: int
 
 
-CHAT_FIELDS = ("messages", "model", "max_tokens", "temperature")
+CHAT_FIELDS = ("messages", "conversation", "message", "parent", "model", "max_tokens", "temperature")
+ONE_OF_BOTH = "Send either messages, or a conversation and a message."
 
 
 class MessageSchema(Schema):
@@ -53,15 +63,24 @@ class MessageSchema(Schema):
     content = fields.String(required=True)
 
 
+class ConversationInput(Schema):
+    """What a client may decide of a conversation: its title."""
+
+    title = fields.String(validate=validate.Length(min=1, max=LONGEST_TITLE))
+
+
 class ChatInput(Schema):
     """A conversation: what the default chat takes, and each stream feature that names no schema.
+
+    Either the client sends all `messages`, or the `message` that is to follow those that are kept in a `conversation`.
 
     :param bounds: what a client may ask for.
     """
 
-    messages = fields.List(
-        fields.Nested(MessageSchema), required=True, validate=validate.Length(min=1, max=MOST_MESSAGES)
-    )
+    messages = fields.List(fields.Nested(MessageSchema), validate=validate.Length(min=1, max=MOST_MESSAGES))
+    conversation = fields.String(validate=validate.Regexp(ID, error="Must be 16 to 64 of A-Z, a-z, 0-9, - and _."))
+    message = fields.String()
+    parent = fields.String(allow_none=True, validate=validate.Length(max=100))
     model = fields.String(validate=validate.Length(min=1, max=200))
     max_tokens = fields.Integer(strict=True, validate=validate.Range(min=1))
     temperature = fields.Float(validate=validate.Range(min=0, max=2))
@@ -89,6 +108,24 @@ class ChatInput(Schema):
         if total > bounds.max_input:
             raise ValidationError(f"Longer than {bounds.max_input} characters together.")
 
+    @validates("message")
+    def _fits(self, message: str, **_: Any) -> None:
+        most = min(self.bounds.max_message, self.bounds.max_input)
+        if not message:
+            raise ValidationError("Shorter than minimum length 1.")
+        if len(message) > most:
+            raise ValidationError(f"Longer than {most} characters.")
+
+    @validates_schema(skip_on_field_errors=False, pass_original=True)
+    def _asks_once(self, _data: Any, original: Mapping[str, Any], **_: Any) -> None:
+        """By what was sent, so that it is said also where other things are wrong."""
+        kept = {"conversation", "message", "parent"} & set(original)
+        if ("messages" in original) == bool(kept):
+            raise ValidationError(ONE_OF_BOTH, "messages")
+        missing = {"conversation", "message"} - set(original)
+        if kept and missing:
+            raise ValidationError({name: ["Missing data for required field."] for name in missing})
+
     @validates("model")
     def _allowed(self, model: str, **_: Any) -> None:
         models = self.bounds.models
@@ -99,6 +136,8 @@ class ChatInput(Schema):
     @post_load
     def _chat(self, data: dict[str, Any], **_: Any) -> Chat:
         own = {name: data.pop(name) for name in list(data) if name in CHAT_FIELDS}
+        if "parent" in own:
+            own["parent"] = own["parent"] or ""
         return Chat(**own, more=data)
 
 
