@@ -1,4 +1,4 @@
-"""A run that goes on, and one that has ended, each with a client whose it is."""
+"""A run that goes on, and one that has ended, each with a client whose it is; and a client without any."""
 
 from __future__ import annotations
 
@@ -35,3 +35,17 @@ def ended():
         response = ask(client)
         events(response)
         yield client, response.headers["Location"]
+
+
+@pytest.fixture
+def app():
+    """An application with short heartbeats, and at the end nobody who reads."""
+    with stage(HEARTBEAT=0.1) as (app, llm):
+        yield app
+        record = llm.record(app)
+        assert len(record.open) == len(record.feeds) == 0
+
+
+@pytest.fixture
+def client(app):
+    return app.test_client()
