@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from .drain import Drain
 from .errors import Overloaded
 from .runtime import Timer, current
 from .server import capacity
@@ -22,6 +23,10 @@ class Pulsed(Protocol):
     def pulse(self, beat: int) -> None:
         """A fifth of the heartbeat's interval has passed; must not block."""
 
+    def send_away(self) -> None:
+        """Have the client come back by another connection, unless the response is about to end by itself. Idempotent;
+        must not block."""
+
 
 class OpenResponses:
     """The responses that are open in this process, each looked after five times a heartbeat.
@@ -30,12 +35,15 @@ class OpenResponses:
 
     :param limit: how many may be open; None asks the server that the process runs under.
     :param heartbeat: seconds.
+    :param drain: sees to their end.
     """
 
     BEATS = 5
 
-    def __init__(self, limit: int | None, heartbeat: float) -> None:
+    def __init__(self, limit: int | None, heartbeat: float, drain: Drain | None = None) -> None:
         self.heartbeat = heartbeat
+        self._drain = drain or Drain()
+        self._drain.carry(readers=self)
         self._limit = limit
         self._responses: dict[Pulsed, None] = {}
         self._places = 0
@@ -46,6 +54,11 @@ class OpenResponses:
 
     def __len__(self) -> int:
         return self._places
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is a response to be looked after."""
+        return bool(self._responses)
 
     @property
     def limit(self) -> int:
@@ -88,6 +101,14 @@ class OpenResponses:
             self._responses[response] = None
             if self._timer is None:
                 self._timer = current().timers.every(self.heartbeat / self.BEATS, self._pulse)
+        self._drain.watch()
+        if self._drain.sending_away:
+            response.send_away()
+
+    def send_away(self) -> None:
+        """Have all clients come back by another connection."""
+        for response in list(self._responses):
+            response.send_away()
 
     def let_go(self, response: Pulsed) -> None:
         """Pulse it no longer. Idempotent."""

@@ -13,16 +13,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tests.components import spawn
 from tests.servers.client import PATIENCE, QUESTION, Answer, ask
 
 T = TypeVar("T")
 
 ROOT = Path(__file__).parents[2]
 APP = "tests.servers.app:create_app"
-GUNICORN = f"-m gunicorn {APP}() -w 1 -b 127.0.0.1:0 --no-control-socket --graceful-timeout 1"
+GUNICORN = "-m gunicorn {}() -b 127.0.0.1:0 --no-control-socket --graceful-timeout 1"
 COMMANDS = {
-    "gevent": f"{GUNICORN} -k gevent --worker-connections 100",
-    "gthread": f"{GUNICORN} -k gthread --threads 12",
+    "gevent": f"{GUNICORN.format(APP)} -w 1 -k gevent --worker-connections 100",
+    "gthread": f"{GUNICORN.format(APP)} -w 1 -k gthread --threads 12",
     "flask": f"-m flask --app {APP} run --port 0",
 }
 CAPACITY = {"gevent": 80, "gthread": 10, "flask": 64}
@@ -137,19 +138,20 @@ def spelled(headers: Mapping[str, str]) -> dict[str, str]:
 
 
 @contextmanager
-def serve(kind: str, directory: Path, **environment: str) -> Iterator[Server]:
-    """Start a server on a free port, and end it."""
+def serve(kind: str, directory: Path, command: str | None = None, **environment: str) -> Iterator[Server]:
+    """Start a server on a free port, and end it.
+
+    :param command: what to run, for a kind that is none of `COMMANDS`.
+    """
     log = directory / f"{kind}.log"
-    limit = ["sh", "-c", f'ulimit -n {DESCRIPTORS[kind]} && exec "$@"', "sh"]
+    limit = ["/bin/sh", "-c", f'ulimit -n {DESCRIPTORS.get(kind, 1024)} && exec "$@"', "sh"]
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("FLASK_", "OPENAI_"))}
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [*limit, sys.executable, *COMMANDS[kind].split()],
-            stdout=output,
-            stderr=output,
-            cwd=ROOT,
-            env=clean | {"OPENAI_API_KEY": KEY} | environment,
-        )
+    process = spawn(
+        [*limit, sys.executable, *(command or COMMANDS[kind]).split()],
+        log,
+        cwd=ROOT,
+        env=clean | {"OPENAI_API_KEY": KEY} | environment,
+    )
     try:
         server = Server(kind, process.pid, listening(process, log), log)
         server.do("/state", "GET")
