@@ -20,6 +20,16 @@ export interface Tool {
   [more: string]: unknown;
 }
 
+/** What there is a limit of: answers at a time, one a conversation, and starts or tokens in a window of time. */
+export type Limit = "runs" | "conversation" | "starts" | "tokens" | (string & {});
+
+export interface RunPlace {
+  id: string;
+  /** Absolute. Fit for `resume`. */
+  location: string;
+  [more: string]: unknown;
+}
+
 /** Problem details (RFC 9457). */
 export interface Problem {
   type?: string;
@@ -28,6 +38,10 @@ export interface Problem {
   detail?: string;
   /** Seconds. */
   retry_after?: number;
+  /** Which limit is reached. */
+  limit?: Limit;
+  /** The visitor's runs that are live, where a limit is reached. */
+  live?: RunPlace[];
   [extension: string]: unknown;
 }
 
@@ -162,6 +176,51 @@ export function stream(url: string | URL, body?: unknown, options?: StreamOption
  */
 export function resume(location: string | URL, options?: ResumeOptions): Run;
 
+/** The states of a feed as this page sees it; the last two are final. */
+export type FeedState = "connecting" | "streaming" | "reconnecting" | "closed" | "failed";
+
+/** A run as a feed tells of it. */
+export interface RunNews extends RunPlace {
+  /** The feature's name. */
+  feature: string;
+  status?: "queued" | "in_progress" | "completed" | "incomplete" | "failed" | "cancelled";
+  /** Where it belongs to one. */
+  conversation?: string | null;
+  /** Seconds since 1970. */
+  created_at?: number;
+  ended_at?: number | null;
+}
+
+export interface FeedOptions
+  extends Pick<RunOptions, "headers" | "credentials" | "connectTimeout" | "maxEventSize"> {
+  /** All that are live, at first and whenever it is told anew: a run that is not among them has ended. */
+  onRuns?: (runs: RunNews[]) => void;
+  onStarted?: (run: RunNews) => void;
+  onEnded?: (run: RunNews) => void;
+  /** Its owner wants nothing kept of it. */
+  onForgotten?: (run: { id: string }) => void;
+  /** Called for each change, thus not for the first state, "connecting". */
+  onState?: (state: FeedState) => void;
+  /** The feed has failed: the server does not let this page in. */
+  onError?: (error: LLMStreamError) => void;
+}
+
+/** What the visitor's runs do, from whichever page or device they were started. */
+export interface Feed {
+  /** Those that are live, the oldest first. */
+  readonly runs: RunNews[];
+  readonly state: FeedState;
+  close(): void;
+}
+
+/**
+ * Follows what the visitor's runs do, for as long as the page is open. A line that dropped is taken up again where it
+ * broke, however long that takes. While nobody sees the page the feed has no connection.
+ *
+ * @param url of the feed, `/api/runs/events`.
+ */
+export function watch(url: string | URL, options?: FeedOptions): Feed;
+
 /** The root of the errors that a run ends with. */
 export class LLMStreamError extends Error {}
 
@@ -177,6 +236,10 @@ export class ProblemError extends LLMStreamError {
   readonly detail: string | null;
   /** Seconds after which the same may succeed. */
   readonly retryAfter: number | null;
+  /** Which limit is reached, where it is one. */
+  readonly limit: Limit | null;
+  /** The visitor's live runs, where a limit is reached: stop one, or show it. */
+  readonly live: RunPlace[];
 }
 
 /** The server could not be reached any more. The run may still be going on: `resume` attaches to it again. */

@@ -10,20 +10,20 @@
  * Only a terminal event ends a run. A response that ends without one was cut, however cleanly it ended.
  */
 
-import { Interruption, ProblemError, ProtocolError } from "./llmstream/errors.js";
-import { EventStreamParser, endOf, isTerminal, parseCursor, parseEvent, terminalOf } from "./llmstream/events.js";
-import { Line, extended } from "./llmstream/line.js";
+import { Attempts } from "./llmstream/attempts.js";
+import { Interruption, ProblemError, ProtocolError, isPassing } from "./llmstream/errors.js";
+import { endOf, isTerminal, parseCursor, parseEvent, terminalOf } from "./llmstream/events.js";
+import { Feed } from "./llmstream/feed.js";
+import { extended } from "./llmstream/line.js";
 import { Pacer } from "./llmstream/pacer.js";
 
 export { ConnectionLostError, LLMStreamError, ProblemError, ProtocolError } from "./llmstream/errors.js";
 
-const HEARTBEATS_MISSED = 2.5;
 const STARTS_WHILE_OVERLOADED = 4;
 const TERMINAL_AFTER_CANCEL = 2_000;
 const SLOW_UPLOAD = 8; // bytes a millisecond
-const OVERLOADED = "urn:problem-type:flask-llmstream:overloaded";
+const PASSING = ["overloaded", "shutting-down"].map((kind) => `urn:problem-type:flask-llmstream:${kind}`);
 const STOPPED = { done: true, cancelled: true };
-const DEFAULTS = { retries: 8, connectTimeout: 15_000, pace: true };
 const TOLD = {
   restarted: "onRestart",
   status: "onStatus",
@@ -31,10 +31,6 @@ const TOLD = {
   tool: "onTool",
   data: "onData",
 };
-const WAKING = [
-  [globalThis, "online"],
-  [globalThis.document, "visibilitychange"],
-];
 
 class Run {
   id = null;
@@ -47,16 +43,12 @@ class Run {
   #options;
   #start; // the request that starts it; null where it is only resumed
   #seen;
-  #line = null;
+  #attempts;
   #pacer;
   #tokens = []; // each iterator has its own place in it
   #waiting = []; // iterators that have read all of it
   #sent = false; // whether a start may have reached the server
   #starts = 0;
-  #failures = 0; // attempts since the last that brought something
-  #retry = 1_000;
-  #heartbeat = 5_000;
-  #pausing = null; // between two attempts: {end, asked}
   #over = false; // nothing more is to be read
   #settled = false;
   #error = null;
@@ -66,9 +58,9 @@ class Run {
   #unstoppable = null; // why a stop could not be carried out
 
   constructor(start, { location = null, after = null, text = "" }, options) {
-    this.#options = { ...DEFAULTS, ...options };
+    this.#options = options;
     this.#start = start;
-    this.#pacer = new Pacer(this.#options.pace);
+    this.#pacer = new Pacer(options.pace ?? true);
     this.#seen = after === null ? null : parseCursor(after);
     if (this.#seen === undefined) throw new TypeError(`"${after}" is not a cursor such as run.cursor.`);
     this.cursor = after;
@@ -77,7 +69,7 @@ class Run {
     this.done = this.#ended.promise;
     this.done.catch(() => {}); // no unhandled rejection where only the iterator is used
     if (location) this.#locate(location);
-    for (const [target, type] of WAKING) target?.addEventListener?.(type, this.#wake);
+    this.#attempts = new Attempts({ ...options, onHidden: () => this.#pacer.flush() });
     this.#options.signal?.addEventListener("abort", this.#abort);
     if (this.#options.signal?.aborted) this.#abort();
     this.#follow();
@@ -103,11 +95,11 @@ class Run {
     this.#start?.release(); // the same question, asked from now on, is another run
     this.#pacer.smooth = false;
     this.#pacer.flush();
-    this.#pausing?.end();
+    this.#attempts.hurry();
     await this.#located.promise;
     try {
       const known = !this.#settled && (await this.#cancel());
-      this.#pausing?.end(); // the terminal event has the usage, so it is worth a moment
+      this.#attempts.hurry(); // the terminal event has the usage, so it is worth a moment
       if (known) await Promise.race([this.done.catch(() => {}), pause(TERMINAL_AFTER_CANCEL)]);
     } finally {
       this.#settle("stopped", STOPPED);
@@ -120,27 +112,16 @@ class Run {
     if (!this.location) throw new ProtocolError("The run can't be stopped: CORS must expose the header Location.");
     for (let failures = 0; ; failures++) {
       try {
-        const response = await this.#ask("POST", extended(this.location, "/cancel"));
+        const response = await this.#attempts.ask("POST", extended(this.location, "/cancel"));
         if (response.ok) return true;
         if ([404, 410].includes(response.status)) return false;
         throw await Interruption.orProblem(response, isPassing);
       } catch (error) {
         if (!(error instanceof Interruption)) throw error;
-        if (failures >= this.#options.retries) throw error.verdict;
-        await pause(error.wait(this.#retry, failures));
+        if (failures >= this.#attempts.retries) throw error.verdict;
+        await pause(error.wait(this.#attempts.retry, failures));
       }
       if (this.#settled) return false;
-    }
-  }
-
-  async #ask(method, url) {
-    const line = new Line(this.#options.connectTimeout);
-    try {
-      const headers = await this.#headers({ Accept: "application/json" });
-      const response = await line.fetch(url, { method, headers, credentials: this.#options.credentials });
-      return new Response((await line.heed(response.text())) || null, response);
-    } finally {
-      line.drop();
     }
   }
 
@@ -159,20 +140,16 @@ class Run {
   }
 
   async #attempt() {
-    const { url, limit, ...init } = this.#next();
-    init.headers = await this.#headers({ Accept: "text/event-stream", ...init.headers });
+    const next = this.#next();
+    const headers = await this.#attempts.headers({ Accept: "text/event-stream", ...next.headers });
     if (this.#needless()) return this.#settle("stopped", STOPPED);
-    this.#sent ||= init.method === "POST";
-    const line = (this.#line = new Line(limit));
-    try {
-      const response = await line.fetch(url, { ...init, credentials: this.#options.credentials });
+    this.#sent ||= next.method === "POST";
+    await this.#attempts.attempt({ ...next, headers }, async (response) => {
       if (response.status === 204 && this.location) return await this.#adopt();
-      if (!response.ok) throw await Interruption.orProblem(response, this.#mayPass);
+      if (!response.ok) await this.#refused(response);
       this.#open(response);
-      await this.#read(response, line);
-    } finally {
-      line.drop();
-    }
+      await this.#attempts.hear(response, (block, line) => this.#receive(block, line));
+    });
   }
 
   /** Whether there is nothing to be stopped, and so nothing to be learned by starting it. */
@@ -182,9 +159,7 @@ class Run {
 
   /** A start goes out again, under its key, until an answer to it has said where the run is. */
   #next() {
-    const { connectTimeout } = this.#options;
-    // A tail is answered at once, or not at all: connections that the browser keeps may have died with the line.
-    const limit = Math.min(connectTimeout, this.#heartbeat * 2 ** this.#failures);
+    const { tailTimeout: limit, connectTimeout } = this.#attempts;
     const after = this.#seen?.text;
     if (this.location) return { method: "GET", url: extended(this.location, "/events", after), limit };
     const { url, body, key } = this.#start;
@@ -193,48 +168,36 @@ class Run {
     return { method: "POST", url, body, headers, limit: connectTimeout + body.length / SLOW_UPLOAD };
   }
 
-  async #headers(ours) {
-    const { headers } = this.#options;
-    const all = new Headers(typeof headers === "function" ? await headers() : headers);
-    for (const [name, value] of Object.entries(ours)) all.set(name, value);
-    return all;
-  }
-
   #mayPass = (error, ours) => {
     if (this.location || this.#seen) return isPassing(error);
     if (!ours) return [502, 503, 504].includes(error.status); // a proxy's page: perhaps the start got through
     this.#sent = false;
-    return error.type === OVERLOADED && error.retryAfter !== null && ++this.#starts < STARTS_WHILE_OVERLOADED;
+    return PASSING.includes(error.type) && error.retryAfter !== null && ++this.#starts < STARTS_WHILE_OVERLOADED;
   };
+
+  async #refused(response) {
+    const error = await Interruption.orProblem(response, this.#mayPass);
+    if (error instanceof ProblemError) this.#find(response); // of a run that failed before it said anything
+    throw error;
+  }
 
   #open(response) {
     const type = response.headers.get("Content-Type") ?? "nothing";
     if (!/^text\/event-stream\b/i.test(type)) throw new ProtocolError(`The server sent ${type}, no event stream.`);
-    const location = response.headers.get("Location");
-    if (location) this.#locate(new URL(location, response.url).href);
+    this.#find(response);
     this.#located.resolve();
     this.#change("streaming");
+  }
+
+  #find(response) {
+    const location = response.headers.get("Location");
+    if (location) this.#locate(new URL(location, response.url).href);
   }
 
   #locate(location) {
     this.location = location;
     this.id = decodeURIComponent(new URL(location).pathname.split("/").pop());
     this.#located.resolve();
-  }
-
-  async #read(response, line) {
-    line.limit = Infinity; // until the server has said how often it will be heard
-    const parser = new EventStreamParser({
-      maxEventSize: this.#options.maxEventSize,
-      onBlock: (block) => this.#receive(block, line),
-      onRetry: (milliseconds) => (this.#retry = milliseconds),
-      onComment: (comment) => {
-        const beat = /^ ?heartbeat=([0-9.]+)$/.exec(comment);
-        if (!beat) line.progressed = true;
-        else line.limit = HEARTBEATS_MISSED * (this.#heartbeat = beat[1] * 1_000 || Infinity);
-      },
-    });
-    for await (const bytes of line.chunks(response)) if (!this.#over) parser.feed(bytes);
   }
 
   #receive({ id, data, event: type }, line) {
@@ -292,7 +255,7 @@ class Run {
 
   /** Nothing follows the cursor, yet no terminal event was seen: the page had read it before it was reloaded. */
   async #adopt() {
-    const response = await this.#ask("GET", this.location);
+    const response = await this.#attempts.ask("GET", this.location);
     if (!response.ok) throw await Interruption.orProblem(response, isPassing);
     const terminal = terminalOf(parseEvent(await response.text()));
     if (!terminal) throw new Interruption("the server had nothing more, though the run has not ended");
@@ -317,12 +280,11 @@ class Run {
   #settle(state, outcome) {
     this.#pacer.flush();
     if (this.#settled) return;
-    if (!this.#over) this.#line?.drop();
+    if (!this.#over) this.#attempts.line?.drop();
     this.#over = this.#settled = true;
     this.#start?.release();
-    for (const [target, type] of WAKING) target?.removeEventListener?.(type, this.#wake);
+    this.#attempts.close();
     this.#options.signal?.removeEventListener("abort", this.#abort);
-    this.#pausing?.end();
     this.#located.resolve();
     if (state === "failed") {
       this.#error = outcome;
@@ -335,26 +297,12 @@ class Run {
   }
 
   async #rest(interruption) {
-    const { retries } = this.#options;
-    const offline = globalThis.navigator?.onLine === false; // then a failure says nothing about the server
-    this.#failures = this.#line?.progressed ? 0 : Math.min(this.#failures + 1, offline ? retries : Infinity);
+    const another = this.#attempts.another();
     if (this.#needless()) return this.#settle("stopped", STOPPED);
-    if (this.#failures > retries) return this.#fail(interruption.verdict);
+    if (!another) return this.#fail(interruption.verdict);
     if (this.#sent || this.location) this.#change("reconnecting");
-    const { promise, resolve } = deferred();
-    this.#pausing = { end: resolve, asked: interruption.retryAfter > 0 };
-    const timer = setTimeout(resolve, interruption.wait(this.#retry, this.#failures));
-    await promise;
-    clearTimeout(timer);
-    this.#pausing = null;
+    await this.#attempts.pause(interruption);
   }
-
-  #wake = ({ type }) => {
-    if (type === "online") this.#failures = 0;
-    else if (document.visibilityState === "hidden") return this.#pacer.flush();
-    if (this.#pausing?.asked === false) this.#pausing.end();
-    else if (!this.#pausing && this.#line?.silence > this.#heartbeat) this.#line.drop("the line was silent");
-  };
 
   #abort = () => {
     this.stop().catch(report);
@@ -380,6 +328,11 @@ class Run {
 }
 
 const open = new Map(); // what starts a run: {key, starts} while it is open on this page
+
+/** Follows what an owner's runs do, wherever they were started. */
+export function watch(url, options = {}) {
+  return new Feed(new URL(url, base()).href, options);
+}
 
 /** Starts a run. A call with the URL and body of one that is open on this page reads that one too. */
 export function stream(url, body = {}, options = {}) {
@@ -407,7 +360,6 @@ export function resume(location, { after, text, ...options } = {}) {
 const base = () => globalThis.document?.baseURI ?? globalThis.location?.href;
 const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 const report = (error) => (globalThis.reportError ?? console.error)(error);
-const isPassing = ({ status }) => status >= 500 || [408, 425, 429].includes(status);
 
 function deferred() {
   const parts = {};

@@ -238,6 +238,28 @@ def test_retry_after_is_waited_for_whatever_wakes_the_page(page, server):
     assert taken.at - refused.at >= 0.7
 
 
+def test_server_that_restarts_says_when_to_come_back(page, server):
+    server.will("POST /chat", sse(opening(retry=20), token(1, "Hel"), b"retry: 600\n\n", Pause(0.1), RESET))
+    server.will(TAIL, sse(opening(1), token(2, "lo"), done(3)))
+    page.evaluate("window.run = stream('/chat'), until(() => run.state === 'reconnecting')")
+    page.evaluate("window.dispatchEvent(new Event('online'))")  # whatever wakes the page
+    assert page.evaluate("outcome(run)")["text"] == "Hello"
+    start, tail = server.requests
+    assert tail.query == {"after": "r1:1-1"}
+    assert 0.6 <= tail.at - start.at < 1.6
+
+
+def test_being_sent_away_is_no_failure(page, server):
+    server.will("POST /chat", sse(opening(), b"retry: 5\n\n", Pause(0.1), RESET))
+    server.will(TAIL, *[sse(opening(), b"retry: 5\n\n", Pause(0.1), RESET)] * 3, sse(opening(), done(1)))
+    assert page.evaluate("outcome(stream('/chat', {}, {retries: 0}))")["state"] == "completed"
+
+
+def test_a_retry_that_opens_a_stream_sends_nobody_away(page, server):
+    server.will("POST /chat", sse(opening()))
+    assert page.evaluate("outcome(stream('/chat', {}, {retries: 0}))")["state"] == "failed"
+
+
 def test_server_that_is_gone(page, server):
     server.will("POST /chat", sse(opening(retry=5), token(1, "part")))
     server.always(TAIL, lambda request: nothing(RESET))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from tests.client.conftest import opened
@@ -112,6 +114,33 @@ def test_refusals_surface_at_once_and_say_when_to_come_back(page, server, answer
     assert len(server.requests) == 1
 
 
+def test_run_that_failed_before_it_said_anything_is_known(page, server):
+    server.will("POST /chat", problem(502, "upstream-unavailable", Location="/runs/r1"))
+    run = page.evaluate("outcome(stream('/chat', {}, {retries: 0}))")
+    assert (run["state"], run["id"], run["location"]) == ("failed", "r1", f"{server.url}/runs/r1")
+
+
+def test_refused_start_is_no_run(page, server):
+    server.will("POST /chat", problem(422, "invalid-input"))
+    run = page.evaluate("outcome(stream('/chat'))")
+    assert (run["state"], run["id"], run["location"]) == ("failed", None, None)
+
+
+def test_limit_that_is_reached_names_the_runs_in_the_way(page, server):
+    live = [{"id": "r7", "location": "/api/runs/r7"}]
+    body = {"status": 429, "detail": "One at a time.", "limit": "runs", "live": live, "retry_after": 2}
+    server.will("POST /chat", plain(429, json.dumps(body).encode(), "application/problem+json"))
+    error = page.evaluate("outcome(stream('/chat'))")["error"]
+    assert (error["message"], error["limit"], error["retryAfter"]) == ("One at a time.", "runs", 2)
+    assert error["live"] == [{"id": "r7", "location": f"{server.url}/api/runs/r7"}]
+
+
+def test_other_refusals_name_no_limit(page, server):
+    server.will("POST /chat", problem(403, "origin-refused"))
+    error = page.evaluate("outcome(stream('/chat'))")["error"]
+    assert (error["limit"], error["live"]) == (None, [])
+
+
 def test_retry_after_may_be_a_date(page, server):
     answer = problem(429, "rate-limited")
     answer.headers["Retry-After"] = "Fri, 31 Dec 2100 23:59:59 GMT"
@@ -126,8 +155,9 @@ def test_error_page_that_is_no_problem_document(page, server):
     assert error["message"] == "Request Entity Too Large"
 
 
-def test_overloaded_server_is_asked_again_under_the_same_key(page, server):
-    busy = problem(503, "overloaded", retry_after=0.05)
+@pytest.mark.parametrize("slug", ["overloaded", "shutting-down"])
+def test_server_without_a_place_is_asked_again_under_the_same_key(page, server, slug):
+    busy = problem(503, slug, retry_after=0.05)
     server.will("POST /chat", busy, busy, sse(opening(), token(1, "Hi"), done(2)))
     run = page.evaluate("outcome(stream('/chat'))")
     assert (run["text"], run["states"]) == ("Hi", ["streaming", "completed"])

@@ -19,21 +19,33 @@ def test_declares_every_export(page):
 
 
 @pytest.mark.needs("chromium")
-def test_declares_every_member_of_a_run(page):
-    interface = DECLARED.partition("export interface Run ")[2].partition("\n}")[0]
-    declared = re.findall(r"^  (?:readonly )?(\w+)[:(]", interface, re.MULTILINE)
-    members = page.evaluate("""() => {
-        const run = stream('/chat', {}, {signal: AbortSignal.abort()});
-        const methods = Object.getOwnPropertyNames(Object.getPrototypeOf(run));
-        return [...Object.keys(run), ...methods].filter((name) => name !== 'constructor' && name !== 'record');
-    }""")
+@pytest.mark.parametrize(
+    ("interface", "made_by"),
+    [("Run", "stream('/chat', {}, {signal: AbortSignal.abort()})"), ("Feed", "llm.watch('/feed')")],
+)
+def test_declares_every_member(page, server, interface, made_by):
+    declared = re.findall(r"^  (?:readonly )?(\w+)[:(]", body_of(f"export interface {interface} "), re.MULTILINE)
+    members = page.evaluate(f"""() => {{
+        const made = {made_by};
+        made.close?.();
+        const methods = Object.getOwnPropertyNames(Object.getPrototypeOf(made));
+        return [...Object.keys(made), ...methods].filter((name) => name !== 'constructor' && name !== 'record');
+    }}""")
     assert sorted(members) == sorted(declared)
 
 
 def test_declares_every_option_that_the_client_reads():
-    options = DECLARED.partition("export interface RunOptions {")[2].partition("\n}")[0]
-    declared = set(re.findall(r"^  (\w+)\?:", options, re.MULTILINE))
+    declared = options_of("RunOptions") | options_of("FeedOptions")
     callbacks = set(re.findall(r'"(on[A-Z]\w+)"', CLIENT))
     assert {name for name in declared if re.match("on[A-Z]", name)} == callbacks
     for name in declared - callbacks:
         assert re.search(rf"\b{name}\b", CLIENT), name
+
+
+def options_of(interface: str) -> set[str]:
+    return set(re.findall(r"^  (\w+)\?:", body_of(f"export interface {interface}"), re.MULTILINE))
+
+
+def body_of(declaration: str) -> str:
+    assert DECLARED.count(declaration) == 1
+    return DECLARED.partition(declaration)[2].partition("\n}")[0]

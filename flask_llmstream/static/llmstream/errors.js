@@ -6,7 +6,10 @@ export class LLMStreamError extends Error {
   }
 }
 
-/** The server refused the request, or the run failed: `problem` is what it said (RFC 9457). */
+/**
+ * The server refused the request, or the run failed: `problem` is what it said (RFC 9457). Where a limit is reached,
+ * `limit` is which, and `live` has the runs that are in the way.
+ */
 export class ProblemError extends LLMStreamError {
   constructor(problem, retryAfter = null) {
     super(problem.detail ?? problem.title ?? "The server refused the request.");
@@ -16,6 +19,8 @@ export class ProblemError extends LLMStreamError {
     this.title = problem.title ?? null;
     this.detail = problem.detail ?? null;
     this.retryAfter = problem.retry_after ?? retryAfter;
+    this.limit = problem.limit ?? null;
+    this.live = problem.live ?? [];
   }
 }
 
@@ -45,19 +50,30 @@ export class Interruption extends Error {
   static LONGEST_BACKOFF = 15_000;
   static LONGEST_RETRY_AFTER = 60;
 
-  /** What an error response comes to: an interruption if `mayPass(problemError, ours)`, else the problem error. */
-  static async orProblem(response, mayPass) {
+  /**
+   * What an error response comes to: an interruption if `mayPass(problemError, ours)`, else the problem error.
+   *
+   * @param longest seconds; who is asked to wait for longer does not
+   */
+  static async orProblem(response, mayPass, longest = Interruption.LONGEST_RETRY_AFTER) {
     const type = response.headers.get("Content-Type") ?? "";
     const found = /\bjson\b/.test(type) ? await response.json().catch(() => null) : null;
     const { status, statusText } = response;
     const problem = { type: "about:blank", title: statusText || `HTTP ${status}`, ...found, status };
+    if (problem.live) problem.live = problem.live.map((run) => located(run, run.location, response));
     const error = new ProblemError(problem, seconds(response.headers.get("Retry-After")));
     const { retryAfter } = error;
     const passes = mayPass(error, type.startsWith("application/problem+json"));
-    if (!passes || retryAfter > Interruption.LONGEST_RETRY_AFTER) return error;
+    if (!passes || retryAfter > longest) return error;
     return new Interruption(error.message, { verdict: error, retryAfter: retryAfter ?? 0 });
   }
 }
+
+/** A run that an answer tells of, with its absolute URL: the page may be of another origin. */
+export const located = (run, path, response) => ({ ...run, location: new URL(path, response.url).href });
+
+/** Whether the server may be well again after such an answer. */
+export const isPassing = ({ status }) => status >= 500 || [408, 425, 429].includes(status);
 
 function seconds(retryAfter) {
   if (retryAfter === null) return null;

@@ -7,6 +7,7 @@ export class Line {
   #timer;
   #heard = Date.now(); // the wall clock: a monotonic one may stand still while the machine sleeps
   progressed = false;
+  sentAway = null; // milliseconds, where the last that came was when to come back: the server is about to restart
 
   constructor(limit) {
     this.limit = limit;
