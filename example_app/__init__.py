@@ -1,6 +1,7 @@
 """A chat page on Flask-LLMStream: the example to try, and to copy from.
 
-It needs no key: without `OPENAI_API_KEY` and `OPENAI_BASE_URL` in the environment a simulation answers.
+It needs no key: without `OPENAI_API_KEY` and `OPENAI_BASE_URL` in the environment a simulation answers. It needs no
+Redis: with `FLASK_LLMSTREAM_REDIS_URL` several processes can serve it, and conversations outlive them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from flask import Flask, Response, render_template
 from flask_llmstream import LLMStream
 from flask_llmstream.providers.openai import OpenAI
 from flask_llmstream.providers.simulated import Simulated
+from flask_llmstream.store import connect
 
 # All of it from this server, nothing inline. Trusted Types: no script of the page can turn a text into markup
 # but through the sanitiser.
@@ -29,6 +31,8 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "trusted-types dompurify",
     )
 )
+SECRET_KEY = "example:secret_key"
+"""Where Redis has it."""
 SUGGESTIONS = (
     ("Something to read", "Why are answers streamed?"),
     ("A piece of code", "Show me a small Python function"),
@@ -46,12 +50,12 @@ def create_app() -> Flask:
     openai = OpenAI()
     app = Flask(__name__)
     app.config.from_mapping(
-        SECRET_KEY=secrets.token_hex(),  # of this start only: visitors' sessions end with the process
         SESSION_COOKIE_SAMESITE="Lax",
         LLMSTREAM_ALLOW_ANONYMOUS=True,
         LLMSTREAM_MODELS="*" if openai.base_url else None,  # one's own server costs what it costs
     )
     app.config.from_prefixed_env()
+    app.config["SECRET_KEY"] = app.config["SECRET_KEY"] or secret_key(app.config.get("LLMSTREAM_REDIS_URL"))
     llm = LLMStream(app, model=openai if openai.configured else Simulated())
     settings = llm.record(app).settings
 
@@ -74,3 +78,13 @@ def create_app() -> Flask:
         return response
 
     return app
+
+
+def secret_key(redis_url: str | None) -> str:
+    """What visitors' sessions are signed with, where none is configured: they end with the process, or with Redis."""
+    drawn = secrets.token_hex()
+    if redis_url is None:
+        return drawn
+    with connect(redis_url) as redis:
+        redis.set(SECRET_KEY, drawn, nx=True)  # the first process decides, for all of them
+        return str(redis.get(SECRET_KEY).decode())

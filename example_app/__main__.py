@@ -7,7 +7,11 @@ import threading
 import webbrowser
 
 import click
+from flask import Flask
+from redis.exceptions import RedisError
 from werkzeug.serving import make_server
+
+from flask_llmstream.errors import ConfigurationError
 
 from . import create_app
 
@@ -21,12 +25,22 @@ PORTS_TO_TRY = 20
 def main(port: int, browser: bool) -> None:
     """Serve the example's chat page on this machine."""
     with listen(port) as listener:
-        server = make_server(HOST, 0, create_app(), threaded=True, fd=listener.fileno())
+        server = make_server(HOST, 0, application(), threaded=True, fd=listener.fileno())
         url = f"http://{HOST}:{server.port}/"
         click.echo(f"The chat page is at {url} (Ctrl+C ends it)")
         if browser:
             threading.Thread(target=webbrowser.open, args=[url], daemon=True).start()
         server.serve_forever()
+
+
+def application() -> Flask:
+    """The application; it needs a usable configuration and its Redis, if it has one, from the start."""
+    try:
+        return create_app()
+    except RedisError as error:
+        raise click.ClickException(f"FLASK_LLMSTREAM_REDIS_URL: {error}") from None
+    except ConfigurationError as error:
+        raise click.ClickException(str(error)) from None
 
 
 def listen(port: int) -> socket.socket:

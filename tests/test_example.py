@@ -16,12 +16,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urljoin
 
+import click
 import pytest
 from flask import Flask
 
 import example_app
 from example_app import create_app
-from example_app.__main__ import PORTS_TO_TRY, listen
+from example_app.__main__ import PORTS_TO_TRY, application, listen
 
 STATIC = Path(example_app.__file__).with_name("static")
 VENDOR = STATIC / "vendor"
@@ -141,6 +142,30 @@ def test_the_environment_has_the_last_word(monkeypatch):
 
 def test_each_start_has_a_secret_of_its_own():
     assert create_app().config["SECRET_KEY"] != create_app().config["SECRET_KEY"]
+
+
+@pytest.mark.needs("redis-server")
+def test_processes_on_one_redis_know_the_same_visitors(monkeypatch, redis_server):
+    monkeypatch.setenv("FLASK_LLMSTREAM_REDIS_URL", redis_server.url)
+    first, second = create_app(), create_app()
+    assert first.config["SECRET_KEY"] == second.config["SECRET_KEY"]
+    monkeypatch.setenv("FLASK_SECRET_KEY", "kept")
+    assert create_app().config["SECRET_KEY"] == "kept"
+
+
+def test_a_redis_that_does_not_answer_is_said_at_the_start(monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    monkeypatch.setenv("FLASK_LLMSTREAM_REDIS_URL", f"redis://127.0.0.1:{port}")
+    with pytest.raises(click.ClickException, match=r"FLASK_LLMSTREAM_REDIS_URL: .*refused"):
+        application()
+
+
+@pytest.mark.parametrize(("name", "value"), [("REDIS_URL", "localhost:6379"), ("STARTS_PER_USER", "30")])
+def test_so_is_a_configuration_that_is_of_no_use(monkeypatch, name, value):
+    monkeypatch.setenv(f"FLASK_LLMSTREAM_{name}", value)
+    with pytest.raises(click.ClickException, match=f"^LLMSTREAM_{name} must be"):
+        application()
 
 
 def test_the_next_free_port_is_taken():

@@ -66,8 +66,12 @@ export class AnswerView {
     this.#find(".reasoning").hidden = true;
   }
 
-  /** The run has ended: as "done", "stopped" or "failed" for the reason that `note` gives. */
-  end({ state, note = "", content, figures = "" }) {
+  /**
+   * The run has ended: as "done", "stopped" or "failed" for the reason that `note` gives.
+   *
+   * @param {{shown: boolean}} busy another answer was in the way, which can be stopped and, where it is known, shown
+   */
+  end({ state, note = "", content, figures = "", busy }) {
     this.element.setAttribute("aria-busy", "false");
     this.element.dataset.state = state;
     this.#find(".waiting").hidden = true;
@@ -75,6 +79,8 @@ export class AnswerView {
     this.showFigures(state === "failed" ? figures : [note, figures].filter(Boolean).join(" · "));
     this.#find(".failure p").textContent = note;
     this.#find(".failure").hidden = state !== "failed";
+    this.#find("[data-action=show]").hidden = !busy?.shown;
+    this.#find("[data-action=make-way]").hidden = !busy;
     this.#find("[data-action=copy]").hidden = !content;
     this.#find("[data-action=regenerate]").hidden = state === "failed";
     this.#changed();
@@ -88,7 +94,7 @@ export class AnswerView {
   /** Only the answer to the last question can be had again. */
   settle() {
     this.#find("[data-action=regenerate]").hidden = true;
-    this.#find("[data-action=retry]").hidden = true;
+    this.#find(".failure .ways").hidden = true;
   }
 }
 

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
 from urllib.parse import urlsplit
 
 from playwright.sync_api import ConsoleMessage, Locator, Page, Request, expect
+
+from flask_llmstream.testing import Gate, Schedule
+
+
+def halfway(tokens: int = 6, at: int = 3) -> tuple[Schedule, Gate]:
+    """An answer that waits after some of its tokens until the test lets it go on."""
+    gate = Gate()
+    return Schedule(tokens=tokens, gates={at: gate}), gate
 
 
 class ChatPage:
@@ -23,7 +33,11 @@ class ChatPage:
         self.question = page.get_by_label("Your message")
         self.send = page.get_by_role("button", name="Send", exact=True)
         self.stop = page.get_by_role("button", name="Stop", exact=True)
+        self.questions = page.locator("article.question p")
         self.answers = page.locator("article.answer")
+        self.conversations = page.locator("#chats .title")
+        self.answering = page.locator("#chats li", has=page.locator(".answering:not([hidden])")).locator(".title")
+        self.new = page.get_by_role("button", name="New chat")
         self.announcer = page.get_by_role("status")
         page.on("pageerror", lambda error: self.complaints.append(error.message))
         page.on("console", self._listen)
@@ -33,6 +47,15 @@ class ChatPage:
         self.page.goto(f"{self.url}/")
         expect(self.page.get_by_role("heading", name="What would you like to read?")).to_be_visible()
         expect(self.question).to_be_focused()
+
+    def visit(self, address: str) -> None:
+        """Open a conversation."""
+        self.page.goto(address)
+
+    @property
+    def said(self) -> list[dict[str, Any]]:
+        """What was sent to start runs."""
+        return [json.loads(request.post_data or "") for request in self.starts]
 
     def ask(self, question: str) -> None:
         self.question.fill(question)

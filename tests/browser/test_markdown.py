@@ -94,7 +94,7 @@ def test_hostile_markdown_does_nothing(chat, model, attack):
     assert chat.page.evaluate("window.pwned === undefined")
     assert chat.foreign == []
     assert chat.page.locator("#stop").count() == 1
-    assert chat.page.url == f"{chat.url}/"
+    assert chat.page.url.partition("#")[0] == f"{chat.url}/"
 
 
 @pytest.mark.parametrize("attack", HOSTILE)
