@@ -1,4 +1,4 @@
-"""``python -m benchmarks stream`` and ``python -m benchmarks open``."""
+"""``python -m benchmarks stream``, ``python -m benchmarks open`` and ``python -m benchmarks fanout``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import importlib.util
 from collections.abc import Sequence
 
-from benchmarks import opening, servers, stream
+from benchmarks import fanout, opening, servers, stream
 
 BOTH = "both"
 USUAL_WAY = ("fastapi", "uvicorn", "uvloop", "httptools", "sse_starlette")
@@ -15,11 +15,24 @@ USUAL_WAY = ("fastapi", "uvicorn", "uvloop", "httptools", "sse_starlette")
 def main() -> None:
     options = _parser().parse_args()
     names = list(servers.COMPARED) if options.server == BOTH else [options.server]
-    if "fastapi" in names:
+    if "fastapi" in names and options.mode != "fanout":
         _need(USUAL_WAY)
     if options.mode == "stream":
         stream.compare(
-            names, streams=options.streams or 50, tokens=options.tokens, rate=options.rate, rounds=options.rounds
+            names,
+            streams=options.streams or 50,
+            tokens=options.tokens or 400,
+            rate=options.rate or 50,
+            rounds=options.rounds,
+            redis=options.redis,
+        )
+    elif options.mode == "fanout":
+        fanout.measure(
+            runs=options.streams or 20,
+            readers=options.readers,
+            tokens=options.tokens or 100,
+            rate=options.rate or 10,
+            rounds=options.rounds,
         )
     else:
         opening.compare(names, streams=options.streams or 200, rounds=options.rounds)
@@ -27,12 +40,15 @@ def main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What streaming answers costs.")
-    parser.add_argument("mode", choices=["stream", "open"], help="answers in full, or only their opening")
+    modes = "answers in full, or only their opening, or answers that many read on another process"
+    parser.add_argument("mode", choices=["stream", "open", "fanout"], help=modes)
     parser.add_argument("--server", choices=[*servers.COMPARED, BOTH], default=BOTH)
     parser.add_argument("--rounds", type=int, default=2, help="how often each load is put on each server")
-    parser.add_argument("--streams", type=int, help="answers at a time (50), or starts in the mode 'open' (200)")
-    parser.add_argument("--tokens", type=int, default=400, help="tokens of each answer")
-    parser.add_argument("--rate", type=float, default=50, help="tokens a second of each answer")
+    parser.add_argument("--redis", action="store_true", help="with a journal in Redis as well (mode 'stream')")
+    parser.add_argument("--streams", type=int, help="answers at a time (50; fanout: 20), or starts (open: 200)")
+    parser.add_argument("--readers", type=int, default=50, help="readers of each answer (mode 'fanout')")
+    parser.add_argument("--tokens", type=int, help="tokens of each answer (400; fanout: 100)")
+    parser.add_argument("--rate", type=float, help="tokens a second of each answer (50; fanout: 10)")
     return parser
 
 

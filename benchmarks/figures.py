@@ -24,6 +24,7 @@ class Figures:
     :param streams: streams started.
     :param load_percent: how busy the load's own process was.
     :param upstream_percent: how busy the upstream was.
+    :param redis_us_a_token: what Redis used, where the server has one.
     """
 
     cpu_us_a_token: float
@@ -36,6 +37,7 @@ class Figures:
     streams: int
     load_percent: float
     upstream_percent: float
+    redis_us_a_token: float | None = None
 
     @property
     def complete(self) -> bool:
@@ -57,6 +59,7 @@ def figures(
     cpu_seconds: float,
     load_percent: float,
     upstream_percent: float,
+    redis_seconds: float | None = None,
 ) -> Figures:
     """Summarise one load.
 
@@ -64,6 +67,7 @@ def figures(
     :param cpu_seconds: what the server's processes used from before the load to after it.
     :param load_percent: how busy the load's own process was.
     :param upstream_percent: how busy the upstream was.
+    :param redis_seconds: what Redis used meanwhile.
     """
     require_tokens(transcripts)
     streams = [stream for stream in transcripts if stream.sent]
@@ -83,6 +87,7 @@ def figures(
         streams=len(transcripts),
         load_percent=load_percent,
         upstream_percent=upstream_percent,
+        redis_us_a_token=None if redis_seconds is None else redis_seconds * 1e6 / tokens,
     )
 
 

@@ -80,11 +80,14 @@ def finish(process: subprocess.Popen[str]) -> Outcome:
 
 
 class Stream:
-    """One response being read, without a look at what it says."""
+    """One response being read, without a look at what it says.
 
-    def __init__(self, load: Load, number: int):
-        self._request = _request(load, number)
-        target = urlsplit(load.url)
+    :param url: whose host is asked.
+    """
+
+    def __init__(self, url: str, request: bytes):
+        self._request = request
+        target = urlsplit(url)
         self._address = (target.hostname or "127.0.0.1", target.port or 80)
         self._tail = b""
         self.reads: list[tuple[int, bytes]] = []
@@ -112,7 +115,7 @@ class Stream:
 
 def run(load: Load) -> tuple[list[Stream], float]:
     """Open and read every stream of a load; also returns the seconds this took."""
-    streams = [Stream(load, number) for number in range(load.streams)]
+    streams = [Stream(load.url, start(load.url, number, model=load.model)) for number in range(load.streams)]
     waiting = streams[::-1]
     begun = time.monotonic()
     give_up = begun + load.apart * load.streams + load.patience
@@ -131,14 +134,14 @@ def run(load: Load) -> tuple[list[Stream], float]:
     return streams, time.monotonic() - begun
 
 
-def _request(load: Load, number: int) -> bytes:
-    """Every stream has its own key and question: equal ones would rightly be one run."""
-    target = urlsplit(load.url)
+def start(url: str, number: int, *, model: str | None = None) -> bytes:
+    """The request that starts a stream. Every one has its own key and question: equal ones would rightly be one run."""
+    target = urlsplit(url)
     key = uuid.uuid4()
     question = {"role": "user", "content": f"Question {number}: what is {key}?"}
     body: dict[str, object] = {"messages": [question]}
-    if load.model:
-        body |= {"model": load.model, "stream": True}
+    if model:
+        body |= {"model": model, "stream": True}
     content = json.dumps(body).encode()
     lines = [
         f"POST {target.path} HTTP/1.1",

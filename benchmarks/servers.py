@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +14,10 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from redis import Redis as Client
+from redis.exceptions import ConnectionError as NotConnected
 
 ROOT = Path(__file__).parent.parent
 START_TIME = 30
@@ -23,6 +28,25 @@ CHAT = "/api/chat/stream"
 
 
 @dataclass(frozen=True)
+class Redis:
+    """A running Redis of the benchmark's own."""
+
+    url: str
+    client: Client
+
+    def cpu_seconds(self) -> float:
+        """User and system time that it has used, by its own account, which is finer than the kernel's ticks."""
+        used = self.client.info("cpu")
+        return float(used["used_cpu_user"]) + float(used["used_cpu_sys"])
+
+    def connections(self) -> str:
+        """How many there are of each kind, but for the benchmark's own."""
+        clients = [client for client in self.client.client_list() if client["name"] == "llmstream"]
+        listening = sum("P" in client["flags"] for client in clients)
+        return f"{len(clients) - listening} for commands, {listening} for pub/sub"
+
+
+@dataclass(frozen=True)
 class Server:
     """A running server.
 
@@ -30,22 +54,26 @@ class Server:
     :param url: where a stream is started.
     :param pid: the top of its tree of processes.
     :param model: to be named in requests, where they go to the model server itself.
+    :param redis: what it shares with other processes, if it does.
     """
 
     name: str
     url: str
     pid: int
     model: str | None = None
+    redis: Redis | None = None
 
 
 @contextmanager
-def upstream(*, tokens: int, rate: float) -> Iterator[Server]:
+def upstream(*, tokens: int, rate: float, first_token: float = 0) -> Iterator[Server]:
     """The package's testing server; each of its tokens is the moment at which it was sent.
 
     :param tokens: how many each answer has.
     :param rate: tokens a second of each answer.
+    :param first_token: seconds of silence before the first.
     """
-    command = [*MODEL_SERVER, "--port", "0", "--tokens", str(tokens), "--rate", str(rate), "--first-token", "0"]
+    answer = ["--tokens", str(tokens), "--rate", str(rate), "--first-token", str(first_token)]
+    command = [*MODEL_SERVER, "--port", "0", *answer]
     with _process(command, os.environ, stdout=subprocess.PIPE) as process:
         assert process.stdout
         base_url = process.stdout.readline().decode().strip()
@@ -54,10 +82,27 @@ def upstream(*, tokens: int, rate: float) -> Iterator[Server]:
         yield Server("upstream alone", f"{base_url}/chat/completions", process.pid, model="benchmark")
 
 
-def flask(model: Server) -> AbstractContextManager[Server]:
+@contextmanager
+def redis() -> Iterator[Redis]:
+    """A Redis that keeps nothing on disk, on a free port."""
+    program = next(filter(None, map(shutil.which, ("redis-server", "valkey-server"))), None)
+    if program is None:
+        raise SystemExit("There is no redis-server and no valkey-server on the PATH.")
+    port = _free_port()
+    with TemporaryDirectory() as directory:
+        command = [program, "--port", str(port), "--bind", HOST, "--save", "", "--dir", directory, "--logfile", "log"]
+        with _process(command, os.environ), Client(host=HOST, port=port) as client:
+            _wait_until_answering(client)
+            yield Redis(f"redis://{HOST}:{port}/0", client)
+
+
+def flask(
+    model: Server, redis: Redis | None = None, *, name: str = "flask_llmstream"
+) -> AbstractContextManager[Server]:
     """The example application under gunicorn, one gevent worker."""
-    command = ["gunicorn", "-k", "gevent", "-w", "1", "--log-level", "warning", "example_app:create_app()"]
-    return _web("flask_llmstream", lambda port: [*command, "--bind", f"{HOST}:{port}"], model)
+    command = ["gunicorn", "-k", "gevent", "-w", "1", "--worker-connections", "2000", "--log-level", "warning"]
+    command.append("example_app:create_app()")
+    return _web(name, lambda port: [*command, "--bind", f"{HOST}:{port}"], model, redis)
 
 
 def fastapi(model: Server) -> AbstractContextManager[Server]:
@@ -71,7 +116,9 @@ COMPARED: Mapping[str, Callable[[Server], AbstractContextManager[Server]]] = {"f
 
 
 @contextmanager
-def _web(name: str, arguments: Callable[[int], list[str]], model: Server) -> Iterator[Server]:
+def _web(
+    name: str, arguments: Callable[[int], list[str]], model: Server, redis: Redis | None = None
+) -> Iterator[Server]:
     environment = {
         **os.environ,
         "OPENAI_BASE_URL": model.url.removesuffix("/chat/completions"),
@@ -81,11 +128,13 @@ def _web(name: str, arguments: Callable[[int], list[str]], model: Server) -> Ite
         # A proxy for the outside world would change the client's transport, and has no business on loopback.
         "NO_PROXY": "*",
     }
+    if redis is not None:
+        environment["FLASK_LLMSTREAM_REDIS_URL"] = redis.url
     port = _free_port()
     with _process([sys.executable, "-m", *arguments(port)], environment) as process:
         _wait_until_serving(port, process)
         print(f"{name}: process {process.pid} on port {port}", file=sys.stderr)
-        yield Server(name, f"http://{HOST}:{port}{CHAT}", process.pid)
+        yield Server(name, f"http://{HOST}:{port}{CHAT}", process.pid, redis=redis)
 
 
 @contextmanager
@@ -109,6 +158,18 @@ def _process(
 def _free_port() -> int:
     with socket.create_server((HOST, 0)) as listener:
         return int(listener.getsockname()[1])
+
+
+def _wait_until_answering(client: Client) -> None:
+    give_up = time.monotonic() + START_TIME
+    while time.monotonic() < give_up:
+        try:
+            client.ping()
+        except NotConnected:
+            time.sleep(0.02)
+        else:
+            return
+    raise SystemExit("Redis did not start; its error is above.")
 
 
 def _wait_until_serving(port: int, process: subprocess.Popen[bytes]) -> None:

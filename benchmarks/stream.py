@@ -8,13 +8,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
 
-from benchmarks import process_tree, servers, trial
+from benchmarks import process_tree, resuming, servers, trial
 from benchmarks.figures import Figures, percentile, spread
 from benchmarks.servers import Server
 from benchmarks.table import Table
 from benchmarks.trial import Pattern
 
 AIM = 0.30
+JOURNAL_AIM = 12
+REDIS = "redis"
 ARRIVALS_APART = 0.1
 MIB = 2**20
 
@@ -23,17 +25,20 @@ Results = dict[tuple[str, str], list[Figures]]
 
 @dataclass(frozen=True)
 class Footprint:
-    """What a server takes whatever it is asked: memory in bytes, CPU in ms a second while nobody asks."""
+    """What a server takes whatever it is asked: memory in bytes, CPU in ms a second while nobody asks, and
+    connections to Redis."""
 
     resident_idle: int
     resident_peak: int
     cpu_idle: float
+    connections: str
 
 
-def compare(names: Sequence[str], *, streams: int, tokens: int, rate: float, rounds: int) -> None:
+def compare(names: Sequence[str], *, streams: int, tokens: int, rate: float, rounds: int, redis: bool) -> None:
     """Run the comparison and print it.
 
     :param names: which servers, keys of :data:`servers.COMPARED`.
+    :param redis: have Flask's turn twice, the second time with a journal in Redis; and resume on another process.
     :param streams: answers that stream at a time.
     :param tokens: tokens of each answer.
     :param rate: tokens a second of each answer.
@@ -45,28 +50,51 @@ def compare(names: Sequence[str], *, streams: int, tokens: int, rate: float, rou
         Pattern(streams=streams, apart=0, tokens=tokens, rate=rate),
         Pattern(streams=streams, apart=apart, tokens=tokens, rate=rate),
     ]
+    results: Results = {}
+    resumed = None
     with ExitStack() as running:
         model = running.enter_context(servers.upstream(tokens=tokens, rate=rate))
-        compared = [running.enter_context(servers.COMPARED[name](model)) for name in names]
-        trial.warm_up(compared, patterns[0])
-        idle = {server.name: process_tree.resident_bytes(server.pid) for server in compared}
-        results: Results = {}
-        cpu_idle = _measure_upstream(model, compared, patterns, results)
-        for _ in range(rounds):
-            for pattern in patterns:
-                for server in compared:
-                    figures = trial.run(server, pattern, model=model)
-                    results.setdefault((server.name, pattern.name), []).append(figures)
-        footprints = {
-            server.name: Footprint(
-                idle[server.name], process_tree.peak_resident_bytes(server.pid), cpu_idle[server.name]
-            )
-            for server in compared
-        }
+        compared = {name: running.enter_context(servers.COMPARED[name](model)) for name in names}
+        if redis:
+            store = running.enter_context(servers.redis())
+            compared[REDIS] = running.enter_context(servers.flask(model, store, name="Flask, Redis"))
+        footprints = _take_turns(list(compared.values()), model, patterns, rounds, results)
+        if redis:
+            elsewhere = running.enter_context(servers.flask(model, store, name="Flask, Redis, another process"))
+            resumed = resuming.measure(compared[REDIS], elsewhere, streams=streams, tokens=tokens, rounds=rounds)
     print(f"{streams} streams of {tokens} tokens at {rate:g} tokens/s; rounds: {rounds}; median (lowest-highest)\n")
     _print_table([*footprints, model.name], patterns, results, footprints)
-    if len(compared) == 2:
-        _print_ratios([server.name for server in compared], patterns, results)
+    print()
+    if "flask" in compared and "fastapi" in compared:
+        _print_ratios([compared["flask"].name, compared["fastapi"].name], patterns, results)
+    if "flask" in compared and REDIS in compared:
+        _print_journal([compared["flask"].name, compared[REDIS].name], patterns, results)
+    if resumed:
+        resumed.print()
+
+
+def _take_turns(
+    compared: Sequence[Server], model: Server, patterns: Sequence[Pattern], rounds: int, results: Results
+) -> dict[str, Footprint]:
+    """Put every load on every server, several times over."""
+    trial.warm_up(compared, patterns[0])
+    idle = {server.name: process_tree.resident_bytes(server.pid) for server in compared}
+    cpu_idle = _measure_upstream(model, compared, patterns, results)
+    for number in range(rounds):
+        for pattern in patterns:
+            # Whoever always came second would always find the machine warmer, or wearier.
+            for server in compared if number % 2 == 0 else reversed(compared):
+                figures = trial.run(server, pattern, model=model)
+                results.setdefault((server.name, pattern.name), []).append(figures)
+    return {
+        server.name: Footprint(
+            idle[server.name],
+            process_tree.peak_resident_bytes(server.pid),
+            cpu_idle[server.name],
+            server.redis.connections() if server.redis else "",
+        )
+        for server in compared
+    }
 
 
 def _measure_upstream(
@@ -100,6 +128,8 @@ def _print_table(
     table.row("idle CPU, ms a second", {name: f"{taken.cpu_idle:.1f}" for name, taken in footprints.items()})
     for label, attribute in {"RSS idle, MiB": "resident_idle", "RSS peak, MiB": "resident_peak"}.items():
         table.row(label, {name: f"{getattr(taken, attribute) / MIB:.0f}" for name, taken in footprints.items()})
+    if any(taken.connections for taken in footprints.values()):
+        table.row("connections to Redis", {name: taken.connections for name, taken in footprints.items()})
     table.print()
 
 
@@ -107,8 +137,10 @@ def _rows(runs: Sequence[Figures], direct: float) -> dict[str, str]:
     """A label and a text for each figure of the rounds of one load on one server."""
     tokens, wanted = sum(run.tokens for run in runs), sum(run.tokens_wanted for run in runs)
     whole, streams = sum(run.whole for run in runs), sum(run.streams for run in runs)
+    by_redis = [run.redis_us_a_token for run in runs if run.redis_us_a_token is not None]
     return {
         "CPU a token, µs": spread([run.cpu_us_a_token for run in runs], ".1f"),
+        "CPU of Redis a token, µs": spread(by_redis, ".1f") if by_redis else "",
         "token lag p50, ms": spread([percentile(run.lags, 50) for run in runs], ".2f"),
         "token lag p99, ms": spread([percentile(run.lags, 99) for run in runs], ".2f"),
         "first token p50, ms": spread([percentile(run.first_tokens, 50) for run in runs], ".1f"),
@@ -130,7 +162,15 @@ def _print_ratios(names: Sequence[str], patterns: Sequence[Pattern], results: Re
         ]
         for pattern in patterns
     }
-    print()
     for name, values in ratios.items():
         print(f"{name}: lowest {min(values):.2f}, median {median(values):.2f}, highest {max(values):.2f}")
     print(f"ratio of CPU per token: {median(ratios[patterns[0].name]):.2f} (aim ≤ {AIM:.2f})")
+
+
+def _print_journal(names: Sequence[str], patterns: Sequence[Pattern], results: Results) -> None:
+    """What a round with Redis cost more than the same round without; the first pattern's counts."""
+    for pattern in patterns:
+        without, shared = (results[name, pattern.name] for name in names)
+        added = [more.cpu_us_a_token - less.cpu_us_a_token for less, more in zip(without, shared, strict=True)]
+        aim = f" (aim ≤ {JOURNAL_AIM})" if pattern is patterns[0] else ""
+        print(f"the journal adds, {pattern.name}: {spread(added, '.1f')} µs of CPU a token{aim}")

@@ -50,6 +50,7 @@ def run(server: Server, pattern: Pattern, *, model: Server) -> Figures:
     :param model: the upstream, whose share of the machine is noted too.
     """
     cpu_before, model_before = process_tree.cpu_seconds(server.pid), process_tree.cpu_seconds(model.pid)
+    redis_before = server.redis.cpu_seconds() if server.redis else 0
     outcome = load.put_on(pattern.load_on(server))
     return figures(
         outcome.transcripts,
@@ -57,6 +58,7 @@ def run(server: Server, pattern: Pattern, *, model: Server) -> Figures:
         cpu_seconds=process_tree.cpu_seconds(server.pid) - cpu_before,
         load_percent=100 * outcome.cpu_seconds / outcome.seconds,
         upstream_percent=100 * (process_tree.cpu_seconds(model.pid) - model_before) / outcome.seconds,
+        redis_seconds=server.redis.cpu_seconds() - redis_before if server.redis else None,
     )
 
 
