@@ -134,6 +134,7 @@ def _start(
         context=_context(record),
         conversation=None if parent is None else value.conversation,
         parent=parent,
+        question="" if parent is None else value.message,
     )
     with record.open.place(), explained(record):
         claim = _claim(record, visitor.owner, key, content)

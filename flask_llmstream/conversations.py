@@ -284,7 +284,7 @@ def _exchange(run: AnyRun, status: str, usage: Usage | None) -> tuple[Message, M
         id=f"{run.id}.q",
         parent=run.about.parent or None,
         role="user",
-        content=run.about.data["message"],
+        content=run.about.question,
         run=run.id,
         status="completed",
         created_at=run.created_at,

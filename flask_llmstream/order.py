@@ -23,6 +23,7 @@ class Order:
     :param context: what the application's `context` hook returned.
     :param conversation: what it continues, if it does.
     :param parent: the message there that it follows; empty where it begins anew.
+    :param question: the message that is added there.
     """
 
     feature: str
@@ -34,6 +35,7 @@ class Order:
     context: Any = None
     conversation: str | None = None
     parent: str | None = None
+    question: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class About(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     :param data: the request's input as it came.
     :param parent: the message that the question follows; empty where it begins anew.
+    :param question: the message that it adds to its conversation.
     :param prompt: estimate of the tokens that go in.
     :param key: with `fingerprint` and `lasting`, its claim to an idempotency key.
     """
@@ -73,6 +76,7 @@ class About(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     context: Any = None
     conversation: str | None = None
     parent: str | None = None
+    question: str = ""
     prompt: int = 0
     model: str = ""
 
@@ -92,6 +96,7 @@ class About(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             context=order.context,
             conversation=order.conversation,
             parent=order.parent,
+            question=order.question,
             prompt=prompt,
             model=model,
         )

@@ -29,6 +29,7 @@ def about(message, *, parent="", conversation=TALK, owner=ANN):
         lasting=False,
         created_at=1000.0,
         data={"conversation": conversation, "message": message},
+        question=message,
         conversation=conversation,
         parent=parent,
     )
