@@ -35,6 +35,8 @@ log = logging.getLogger("flask_llmstream")
 
 LISTED = 100
 """Runs of an owner that are listed at most."""
+ASK_AGAIN = 1.0
+"""Seconds after which it is tried again to find out whether anybody reads a run."""
 CLOSED_WITHIN = 2.0
 """Seconds that the end of all runs is waited for when they are stopped together."""
 INTERRUPTED_WITHIN = 1.0
@@ -359,7 +361,10 @@ class Registry:
         if awaited := self._drain.awaited:
             run.audience.wait_again(awaited)
         elif self._store.shared:
-            current().task(lambda: self._abandon_unless_read(run), lambda: None).start()
+            try:
+                current().task(lambda: self._abandon_unless_read(run), lambda: None).start()
+            except RuntimeError:  # no thread is to be had now
+                run.audience.wait_again(ASK_AGAIN)
         else:
             self._give_up(run)
 

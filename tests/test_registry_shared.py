@@ -6,8 +6,10 @@ import threading
 
 import pytest
 
+from flask_llmstream import registry as registry_module
 from flask_llmstream.cursor import Cursor
 from flask_llmstream.errors import RunExpired, RunNotFound, StoreUnavailable
+from flask_llmstream.runtime import threads
 from flask_llmstream.store import RedisStore
 from tests.ledgers import holds, lapse, leftovers
 from tests.orders import KEY, OWNER, claim_of, work
@@ -139,6 +141,23 @@ def test_a_reader_elsewhere_keeps_it_going(here, there, pause):
     run.audience._timer.action()
     eventually(lambda: run.ended)
     assert run.state == "cancelled"
+
+
+def test_it_is_asked_again_where_there_was_no_thread_to_ask_then(there, pause, monkeypatch):
+    monkeypatch.setattr(registry_module, "ASK_AGAIN", 0.01)
+    run, _ = there.start(ORDER, KEY, work("Hel", pause, grace=0))
+    start, refused = threads.start_thread, []
+
+    def refuse(work, name):
+        if name == "llmstream-run" and not refused:
+            refused.append(name)
+            raise RuntimeError("can't start new thread")
+        start(work, name)
+
+    monkeypatch.setattr(threads, "start_thread", refuse)
+    there.leave(run, there.read(run))
+    eventually(lambda: run.ended)
+    assert refused and run.state == "cancelled"
 
 
 def test_one_who_has_just_left_elsewhere_has_the_grace_time_too(here, there, pause):
