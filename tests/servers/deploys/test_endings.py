@@ -91,16 +91,17 @@ def test_without_redis_whoever_watches_their_runs_stays_until_these_have_ended(
     leaving = workers(server)
     gate = Gate()
     upstream.schedule = Schedule(tokens=3, gates={1: gate})
-    with server.get("/api/runs/events") as feed, server.post("/api/lasting", Connection="close") as answer:
-        assert feed.event("runs") == {"runs": []}
-        assert feed.event("started")
-        assert answer.token() == "w1 "
-        reload(server)
-        server.await_news("is told to go")
-        gate.release()
-        assert answer.text() == "w2 w3 "
-        assert feed.event("ended")["ended"]["status"] == "completed"
-        sent_away(feed)
+    with server.get("/api/runs/events") as feed:
+        assert feed.event("runs") == {"runs": []}  # answered before the run starts
+        with server.post("/api/lasting", Connection="close") as answer:
+            assert feed.event("started")
+            assert answer.token() == "w1 "
+            reload(server)
+            server.await_news("is told to go")
+            gate.release()
+            assert answer.text() == "w2 w3 "
+            assert feed.event("ended")["ended"]["status"] == "completed"
+            sent_away(feed)
     until(lambda: gone(leaving), patience=QUICKLY)
     await_fresh_worker(server)
 
