@@ -169,10 +169,14 @@ class Subscriptions:
         self._lost_at = monotonic()
         if self._closed:
             return True  # closing a connection under the hands of who reads it may well surprise them
-        if not isinstance(error, (RedisError, OSError)):
+        faulty = isinstance(error, (RedisError, OSError))
+        # Who finds it broken when they send takes it from under the one who reads, which redis-py is not made for.
+        closed = self._connection is None or not self._connection.is_connected
+        if not (faulty or closed):
             log.error("the connection on which other processes are heard is made anew", exc_info=error)
         elif not told:
-            log.warning("the connection on which other processes are heard is lost: %s", reason(error))
+            why = reason(error) if faulty else "it was closed"
+            log.warning("the connection on which other processes are heard is lost: %s", why)
         return True
 
     def _open(self) -> None:
