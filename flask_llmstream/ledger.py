@@ -122,14 +122,7 @@ class Ledger:
                 ask[name] = [quota.n, quota.seconds * 1000]
         key, owner = self.store.key, digest(about.owner)
         keys = [
-            self._key_record(about.claim),
-            key("run", run_id),
-            key("log", run_id),
-            key("leases"),
-            key("live", owner),
-            key("kept", owner),
-            key("feed", owner),
-            self._slot(about),
+            *self._keys(run_id, about),
             key("starts", owner),
             key("tokens", owner),
         ]
@@ -176,14 +169,7 @@ class Ledger:
             told["conversation"] = about.conversation
         key, owner, day = self.store.key, digest(about.owner), datetime.now(UTC).date().isoformat()
         keys = [
-            self._key_record(about.claim),
-            key("run", run_id),
-            key("log", run_id),
-            key("leases"),
-            key("live", owner),
-            key("kept", owner),
-            key("feed", owner),
-            self._slot(about),
+            *self._keys(run_id, about),
             key("tokens", owner),
             key("ended", run_id),
             key("usage", day, owner),
@@ -211,19 +197,8 @@ class Ledger:
             "conversation": about.conversation is not None,
             "began": "" if began is None else str(began),
         }
-        key, owner = self.store.key, digest(about.owner)
-        keys = [
-            self._key_record(about.claim),
-            key("run", run_id),
-            key("log", run_id),
-            key("leases"),
-            key("live", owner),
-            key("kept", owner),
-            self._slot(about),
-            key("feed", owner),
-        ]
         args = [encode(ask), encode(about), f"{epoch}-{len(entries)}", b"\n".join(entries), _started(run_id, about)]
-        self.store.call("restore", keys, args)
+        self.store.call("restore", self._keys(run_id, about), args)
 
     def append(self, frames: Sequence[Frame]) -> list[int]:
         """Add to the logs of several runs.
@@ -358,6 +333,20 @@ class Ledger:
 
     def _key_record(self, claim: Claim) -> str:
         return self.store.key("key", digest(claim.owner, claim.key))
+
+    def _keys(self, run_id: str, about: About) -> list[str]:
+        """What the scripts that begin or end a run have in common, in their order."""
+        key, owner = self.store.key, digest(about.owner)
+        return [
+            self._key_record(about.claim),
+            key("run", run_id),
+            key("log", run_id),
+            key("leases"),
+            key("live", owner),
+            key("kept", owner),
+            key("feed", owner),
+            self._slot(about),
+        ]
 
     def _slot(self, about: About) -> str:
         return self.store.key("talk", digest(about.owner, about.conversation or ""))

@@ -7,7 +7,6 @@ import secrets
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
-from math import inf
 from time import monotonic
 from typing import Any
 
@@ -35,8 +34,6 @@ log = logging.getLogger("flask_llmstream")
 
 LISTED = 100
 """Runs of an owner that are listed at most."""
-ASK_AGAIN = 1.0
-"""Seconds after which it is tried again to find out whether anybody reads a run."""
 CLOSED_WITHIN = 2.0
 """Seconds that the end of all runs is waited for when they are stopped together."""
 INTERRUPTED_WITHIN = 1.0
@@ -364,25 +361,17 @@ class Registry:
             try:
                 current().task(lambda: self._abandon_unless_read(run), lambda: None).start()
             except RuntimeError:  # no thread is to be had now
-                run.audience.wait_again(ASK_AGAIN)
+                run.audience.wait_again(0)
         else:
             self._give_up(run)
 
     def _abandon_unless_read(self, run: Run) -> None:
-        audience, now = run.audience, monotonic()
-        grace = audience.grace or 0.0
         try:
             ago = self.ledger.elsewhere(run.id)
         except StoreUnavailable:  # others may read it; what cannot be asked is no reason to break off
-            audience.wait_again(max(grace, 0.5))
+            run.audience.wait_again(run.audience.grace or 0.0)
             return
-        ago = inf if ago is None else ago
-        before, audience.read_elsewhere = audience.read_elsewhere, now if ago == 0 else None
-        if before is not None and ago > now - before:
-            ago = 0.0  # nobody has said when they left: their process was killed, and they are on their way back
-        if ago < grace or ago == 0:
-            audience.wait_again(max(grace - ago, 0.5))
-        elif not audience.present:  # nobody has come meanwhile
+        if run.audience.is_gone(ago):
             self._give_up(run)
 
     def _give_up(self, run: Run) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+from flask_llmstream.ledger import Ledger
 from flask_llmstream.store import EmbeddedStore, RedisStore, Store
 from tests import leaks
 from tests.components import require
@@ -89,3 +90,9 @@ def browser() -> Iterator[Browser]:
         browser = playwright.chromium.launch(executable_path=require("chromium"), args=BROWSER_ARGUMENTS)
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def ledger(store: Store) -> Ledger:
+    """The ledger of a process among several."""
+    return Ledger(store, retention=600, lease=60)

@@ -29,12 +29,6 @@ from tests.ledgers import (
 from tests.orders import CLICK, DONE, KEY, MODEL, OWNER, QUEUED, about_of, admit, claim_of, ending, left_by_its_writer
 from tests.puppet import eventually
 
-
-@pytest.fixture
-def ledger(store):
-    return Ledger(store, retention=600, lease=60)
-
-
 # Admit
 
 

@@ -6,7 +6,6 @@ import threading
 
 import pytest
 
-from flask_llmstream import registry as registry_module
 from flask_llmstream.cursor import Cursor
 from flask_llmstream.errors import RunExpired, RunNotFound, StoreUnavailable
 from flask_llmstream.runtime import threads
@@ -144,7 +143,6 @@ def test_a_reader_elsewhere_keeps_it_going(here, there, pause):
 
 
 def test_it_is_asked_again_where_there_was_no_thread_to_ask_then(there, pause, monkeypatch):
-    monkeypatch.setattr(registry_module, "ASK_AGAIN", 0.01)
     run, _ = there.start(ORDER, KEY, work("Hel", pause, grace=0))
     start, refused = threads.start_thread, []
 

@@ -21,11 +21,6 @@ from tests.puppet import PATIENCE, eventually
 from tests.redis_server import RedisServer
 
 
-@pytest.fixture
-def ledger(store):
-    return Ledger(store, retention=600, lease=60)
-
-
 class Journalled:
     """A journal, and the runs that it follows."""
 

@@ -6,8 +6,8 @@
 -- KEYS[4]  the leases of all runs
 -- KEYS[5]  the owner's live runs
 -- KEYS[6]  the owner's runs that are kept
--- KEYS[7]  the slot of the conversation
--- KEYS[8]  the owner's feed
+-- KEYS[7]  the owner's feed
+-- KEYS[8]  the slot of the conversation
 -- ARGV[1]  JSON: id, fingerprint, epoch, process, hold and lease (milliseconds), conversation (whether it has one), began
 --          (the second in which it did, or nothing)
 -- ARGV[2]  what the record says of it
@@ -45,11 +45,11 @@ redis.call('PEXPIRE', KEYS[5], ask.hold)
 redis.call('ZADD', KEYS[6], now + ask.hold, ask.id)
 redis.call('PEXPIRE', KEYS[6], ask.hold)
 if ask.conversation then
-  redis.call('SET', KEYS[7], ask.id, 'NX', 'PX', ask.hold)
+  redis.call('SET', KEYS[8], ask.id, 'NX', 'PX', ask.hold)
 end
 if not is[1] then
-  local place = redis.call('XADD', KEYS[8], 'MAXLEN', '~', 500, '*', 'e', ARGV[5])
-  redis.call('PEXPIRE', KEYS[8], ask.hold)
-  redis.call('PUBLISH', KEYS[8], place .. ' ' .. ARGV[5])
+  local place = redis.call('XADD', KEYS[7], 'MAXLEN', '~', 500, '*', 'e', ARGV[5])
+  redis.call('PEXPIRE', KEYS[7], ask.hold)
+  redis.call('PUBLISH', KEYS[7], place .. ' ' .. ARGV[5])
 end
 return 1

@@ -1,6 +1,6 @@
 """Runs of other processes as this one sees them: what they are, how they are read, and when that is given up.
 
-What becomes of a copy when publications are lost is in `test_mirror_gaps.py`.
+What becomes of a copy when publications are lost is in `test_gaps.py`.
 """
 
 from __future__ import annotations
@@ -13,45 +13,13 @@ import pytest
 from flask_llmstream import mirror as mirror_module
 from flask_llmstream.errors import StoreUnavailable
 from flask_llmstream.events import Usage
-from flask_llmstream.ledger import Ledger
 from flask_llmstream.mirror import Mirrors
-from flask_llmstream.store import Subscription
 from tests.elsewhere import Reading, Writer, has
 from tests.ledgers import start
 from tests.orders import DONE, QUEUED, about_of, claim_of
 from tests.puppet import PATIENCE, eventually
 
 SOON = 0.02
-
-
-@pytest.fixture
-def ledger(store):
-    return Ledger(store, retention=600, lease=60)
-
-
-@pytest.fixture
-def mirrors(ledger):
-    mirrors = Mirrors(ledger, lambda about: about.data, refresh=3600)
-    yield mirrors
-    assert len(mirrors) == 0, "somebody still reads"
-
-
-@pytest.fixture
-def writer(ledger):
-    return Writer(ledger)
-
-
-@pytest.fixture
-def deaf(store, monkeypatch):
-    """Nothing that is published arrives by itself. Gives who would have heard it, by channel."""
-    receivers = {}
-
-    def subscribe(channel, receive, *, lost=lambda: None):
-        receivers[channel] = receive
-        return Subscription(lambda: receivers.pop(channel, None))
-
-    monkeypatch.setattr(store, "subscribe", subscribe)
-    return receivers
 
 
 # What it is
