@@ -10,14 +10,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import reduce
+from operator import add
 from time import monotonic, time
 
-from .errors import RunInterrupted, StoreUnavailable
+import msgspec
+
+from .errors import LLMStreamError, RunInterrupted, StoreUnavailable
 from .events import Done, Failed, Terminal, Usage
 from .journal import Journal
 from .leases import Leases
 from .ledger import Ending, Ledger
 from .mirror import Mirror
+from .order import NOBODY
 from .run import AnyRun, Run, State
 from .runtime import current
 
@@ -42,16 +47,25 @@ class Endings:
 
     :param ended: tells the application.
     :param save: keeps the answer.
+    :param released: called when no other attempt can follow.
     """
 
     def __init__(
-        self, ledger: Ledger, journal: Journal, leases: Leases, *, ended: Callable[[AnyRun], None], save: Save
+        self,
+        ledger: Ledger,
+        journal: Journal,
+        leases: Leases,
+        *,
+        ended: Callable[[AnyRun], None],
+        save: Save,
+        released: Callable[[AnyRun], None] = lambda run: None,
     ) -> None:
         self._ledger = ledger
         self._journal = journal
         self._leases = leases
         self._ended = ended
         self._save = save
+        self._released = released
 
     def carry_out(self, run: Run) -> bool:
         """See a run that has been settled to its end; whether other processes find that, too."""
@@ -72,11 +86,11 @@ class Endings:
 
         :raises StoreUnavailable: that cannot be done now.
         """
-        mirror.catch_up()
+        used = mirror.estimate()
         if mirror.log.ended:
             return
-        tokens = sum(entry.startswith(b'{"token"') for entry in mirror.log.entries)
-        usage = Usage(mirror.about.prompt, tokens, estimated=True) if mirror.log.n > 1 else None
+        tokens = sum(entry.startswith(b'{"token"') for entry in mirror.said)
+        usage = _total(used, mirror.about.model)
         terminal, state = _epitaph(mirror, tokens, usage)
         self._keep_answer(mirror, state, usage)
         ending = Ending(
@@ -86,15 +100,17 @@ class Endings:
             terminal=terminal.encode(),
             state=state,
             lapsed=True,
-            usage=_accounts({mirror.about.model: usage} if usage else {}, mirror),
+            usage=_accounts(used, mirror),
             tokens=0 if usage is None else usage.prompt_tokens + usage.completion_tokens,
         )
         verdict, _, _ = self._ledger.finish(mirror.id, mirror.about, ending)
         if verdict != "ended":
             return
-        log.warning("run %s of %s was left by its process, and is closed", mirror.id, mirror.feature)
+        if not mirror.waiting:
+            log.warning("run %s of %s was left by its process, and is closed", mirror.id, mirror.feature)
         mirror.end(ending.next_epoch, ending.terminal)
         self._tell(mirror)
+        self._let_go(mirror)
 
     def withdraw(self, run: Run) -> None:
         """Take back a start of which nobody knows whether it was admitted; a repeat of it is to start anew."""
@@ -163,18 +179,33 @@ class Endings:
         """
         assert run.decided is not None
         self._keep_answer(run, run.decided, run.usage)
+        if run.result_apart is not None and not run.forgotten:
+            self._ledger.keep_result(run.id, run.about, ending.epoch, run.result_apart)
         verdict, epoch, terminal = self._ledger.finish(run.id, run.about, ending)
         if verdict == "missing" and not run.forgotten:
-            entries = run.log.entries[: ending.n - 1]
-            self._ledger.restore(run.id, run.about, ending.epoch, entries, began=run.started_at)
+            entries = _entries(run)[: ending.n - 1]
+            self._ledger.restore(run.id, run.about, ending.epoch, entries, began=run.started_at, attempt=run.attempt)
             verdict, epoch, terminal = self._ledger.finish(run.id, run.about, ending)
-        self._leases.release(run.id)
+        if not run.passed_on:  # else the next attempt is made here, too, and holds it by now
+            self._leases.release(run.id)
+        if verdict == "fenced":  # another attempt is being made, or has been: its end is the run's
+            run.superseded = True
+            run.log.lose()
+            return
+        self._let_go(run)
         if run.ended:
             return
         if verdict == "already" and terminal != ending.terminal:
             run.close_as(epoch, terminal)
         else:
-            run.close(durable=verdict != "fenced")
+            run.close()
+
+    def _let_go(self, run: AnyRun) -> None:
+        """Give up what was kept for another attempt: its end is one that lasts."""
+        try:
+            self._released(run)
+        except Exception:
+            log.exception("not all that run %s of %s has had could be given up", run.id, run.feature)
 
     def _keep_answer(self, run: AnyRun, state: State, usage: Usage | None) -> None:
         """Save it. A mistake there is no reason for a run never to end in the ledger, and to be reaped for ever.
@@ -216,7 +247,7 @@ class Endings:
         """
         assert run.terminal is not None
         assert run.decided is not None
-        entries, usage = run.log.entries, run.usage
+        entries, usage = _entries(run), run.usage
         return Ending(
             epoch=run.log.epoch,
             next_epoch=run.log.epoch,
@@ -228,7 +259,18 @@ class Endings:
             started_at=run.started_at,
             usage=_accounts(run.meter.by_model, run),
             tokens=0 if usage is None else usage.prompt_tokens + usage.completion_tokens,
+            lasting=not (run.about.repeatable and _may_pass(run.error)),
         )
+
+
+def _may_pass(error: LLMStreamError | None) -> bool:
+    """Whether the same request may succeed at another time."""
+    return error is not None and (error.retryable or error.status == RunInterrupted.status)
+
+
+def _entries(run: Run) -> list[bytes]:
+    """Its log, from the beginning of this attempt."""
+    return run.log.entries[run.log.parts[-1][1] :]
 
 
 def _epitaph(mirror: Mirror, tokens: int, usage: Usage | None) -> tuple[Terminal, State]:
@@ -241,8 +283,21 @@ def _epitaph(mirror: Mirror, tokens: int, usage: Usage | None) -> tuple[Terminal
     return Failed(error=error.detail, problem=problem, tokens=tokens, usage=usage, total_ms=total_ms), "failed"
 
 
+def _total(used: dict[str, Usage], model: str) -> Usage | None:
+    """What several models have consumed.
+
+    :param model: the run's own.
+    """
+    if not used:
+        return None
+    usage = reduce(add, used.values())
+    return usage if used.keys() == {model} else msgspec.structs.replace(usage, models=used)
+
+
 def _accounts(usage: dict[str, Usage], run: AnyRun) -> list[tuple[str, str, int]]:
-    """What a run adds to its owner's usage of the day, by model."""
+    """What a run adds to its payer's usage of the day, by model."""
+    if run.about.payer == NOBODY:
+        return []
     items = [(run.about.model, "runs", 1)]
     for model, used in usage.items():
         items += [

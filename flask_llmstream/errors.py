@@ -17,6 +17,7 @@ LLMStreamError                       500
 │   ├── ContentTooLarge              413
 │   ├── QueryTooLong                 414
 │   ├── NotJSON                      415
+│   ├── FileRefused                  415   a file is of a type that is not taken
 │   ├── InvalidInput                 422   `errors` names each field
 │   ├── KeyReused                    422
 │   └── LimitReached                 429   `limit` says which: runs, conversation, starts or tokens
@@ -33,13 +34,18 @@ LLMStreamError                       500
 │   ├── UpstreamInsecure             502   TLS failed
 │   ├── UpstreamTimeout              504   `phase`: connect, first_token, idle or total
 │   ├── UpstreamTruncated            502   its stream ended without an end marker
-│   └── UpstreamMalformed            502   it sent something that is not the protocol
+│   ├── UpstreamMalformed            502   it sent something that is not the protocol
+│   ├── InvalidAnswer                502   its answer does not fit the schema; `errors` names each field
+│   └── AnswerCut                    502   the answer was longer than it may be, and is of no use in part
+├── WebhookRefused                   422   never to be delivered; `reason`: url, address or gone
+├── WebhookFailed                    502   not delivered this time
 ├── ContentFiltered                  422   the model refused before it generated anything
 ├── Aborted                          500   the application's function called `abort`, which may give another status
 ├── Retold                                 one of these, as another process told it
 └── RunError                         500   the run itself broke
     ├── FeatureFailed                500   an exception in the application's function
     ├── InvalidOutput                500   the application's function yielded something that is no event
+    ├── RunTimeout                   504   it took longer than its feature may
     └── RunInterrupted               503   the process that wrote the run went away
 
 `RunCancelled` stands outside the tree: like `GeneratorExit` it is a request to leave, not an error, so no
@@ -67,7 +73,8 @@ class LLMStreamError(Exception):
     status: int = 500
     slug: ClassVar[str] = "internal-error"
     title: str = "Something went wrong on the server"
-    retryable: ClassVar[bool] = False
+    retryable: bool = False
+    """Whether what it tells of may have passed when the same is tried again."""
 
     def __init__(
         self,
@@ -190,7 +197,13 @@ class QueryTooLong(RequestRefused):
 class NotJSON(RequestRefused):
     status = 415
     slug = "not-json"
-    title = "The request body must be JSON"
+    title = "The request body is of another type than is taken here"
+
+
+class FileRefused(RequestRefused):
+    status = 415
+    slug = "file-refused"
+    title = "Files of this type are not taken"
 
 
 class InvalidInput(RequestRefused):
@@ -320,6 +333,48 @@ class UpstreamMalformed(UpstreamError):
     title = "The language model's server sent something unintelligible"
 
 
+class InvalidAnswer(UpstreamError):
+    """The model's answer does not fit the schema, however often it was asked.
+
+    :param errors: what is wrong with the last one, by field.
+    :param attempts: how often it was asked.
+    """
+
+    slug = "invalid-answer"
+    title = "The language model's answer is not of the form that was asked for"
+
+    def __init__(self, detail: str | None = None, *, errors: Mapping[str, Any], attempts: int, **more: Any) -> None:
+        super().__init__(detail, errors=dict(errors), attempts=attempts, **more)
+
+
+class AnswerCut(UpstreamError):
+    slug = "answer-cut"
+    title = "The language model's answer is longer than it may be"
+
+
+class WebhookRefused(LLMStreamError):
+    """A webhook that was not delivered, and would not be at another time.
+
+    :param reason: its ``url`` is none that webhooks are delivered to, its host's ``address`` is not public, or the
+        receiver said that it is ``gone``.
+    """
+
+    status = 422
+    slug = "webhook-refused"
+    title = "Webhooks cannot be delivered there"
+
+    def __init__(self, detail: str | None = None, *, reason: str = "url", **more: Any) -> None:
+        super().__init__(detail, reason=reason, **more)
+        self.reason = reason
+
+
+class WebhookFailed(LLMStreamError):
+    status = 502
+    slug = "webhook-failed"
+    title = "The webhook was not delivered"
+    retryable = True
+
+
 class ContentFiltered(LLMStreamError):
     status = 422
     slug = "content-filtered"
@@ -355,6 +410,12 @@ class FeatureFailed(RunError):
 class InvalidOutput(RunError):
     slug = "invalid-output"
     title = "The application produced something that cannot be sent"
+
+
+class RunTimeout(RunError):
+    status = 504
+    slug = "run-timeout"
+    title = "This took longer than it may"
 
 
 class RunInterrupted(RunError):

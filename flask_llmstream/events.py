@@ -109,6 +109,7 @@ class Done(Terminal, frozen=True, kw_only=True):
     :param tokens: how many tokens the answer has.
     :param cancelled: it was stopped.
     :param result: what the function returned, where it returned a value.
+    :param result_size: bytes of the result, where it is too large to be an event: the run's status has it.
     :param queue_ms: milliseconds from the request to the function's start.
     :param ttft_ms: milliseconds from the request to the first token, reasoning or tool call; None without one.
     :param total_ms: milliseconds from the request to the end.
@@ -123,6 +124,7 @@ class Done(Terminal, frozen=True, kw_only=True):
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
     result: Any = None
+    result_size: int | None = None
     queue_ms: float | None = None
     ttft_ms: float | None = None
     total_ms: float | None = None

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from .errors import StoreUnavailable
-from .ledger import Ledger
+from .frames import Frames
 from .log import Reader
 from .run import Run
 from .runtime import Bell, current
@@ -34,7 +34,7 @@ class Journal(Protocol):
     """Keeps logs where other processes, and later ones, find them."""
 
     def follow(self, run: Run) -> None:
-        """Begin to keep the log of a run, whose first event is kept already."""
+        """Begin to keep the log of a run, whose foreword is kept already."""
 
     def release(self, run_id: str) -> int:
         """Stop, since the end of the run is kept in another way: the number of the last event that is kept."""
@@ -62,11 +62,11 @@ class Follower:
 
     def __init__(self, run: Run, dirty: dict[Follower, None], wake: Callable[[], None]) -> None:
         self.run = run
-        self.kept = 1
+        self.kept = run.foreword
         self.began_told = False
         self._dirty = dirty
         self._wake = wake
-        self.reader = Reader(run.log, self, after=1)
+        self.reader = Reader(run.log, self, after=self.kept)
 
     def ring(self) -> None:
         if self not in self._dirty:
@@ -83,8 +83,8 @@ class SharedJournal:
     :param lost: called with a run whose log Redis has lost, or a part of it, to put it back.
     """
 
-    def __init__(self, ledger: Ledger, lost: Callable[[Run], None]) -> None:
-        self._ledger = ledger
+    def __init__(self, frames: Frames, lost: Callable[[Run], None]) -> None:
+        self._logs = frames
         self._lost = lost
         self._followers: dict[str, Follower] = {}
         self._dirty: dict[Follower, None] = {}
@@ -182,7 +182,7 @@ class SharedJournal:
                 written.append((follower, reader.n))
         if not frames:
             return
-        for (follower, n), said in zip(written, self._ledger.append(frames), strict=True):
+        for (follower, n), said in zip(written, self._logs.append(frames), strict=True):
             if said == 0:
                 self._lost(follower.run)  # which keeps this, and perhaps more
             follower.kept = n

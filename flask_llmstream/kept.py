@@ -17,7 +17,7 @@ RUN_OVERHEAD = 4096
 class Kept:
     """The ended runs of an application; the longest ended go before their time if they take too much.
 
-    :param retention: seconds for which each is kept.
+    :param retention: seconds for which each is kept that says nothing else.
     :param drop: called with the id of a run that is to be kept no longer.
     """
 
@@ -31,8 +31,8 @@ class Kept:
     def add(self, run: Run) -> None:
         """Keep a run from now on."""
         # The end is held twice: as it goes over the wire, and with its result for those who ask.
-        size = run.log.size + 2 * len(run.terminal or b"") + RUN_OVERHEAD
-        timer = current().timers.after(self._retention, lambda: self._drop(run.id))
+        size = run.log.size + 2 * len(run.terminal or b"") + 2 * len(run.result_apart or b"") + RUN_OVERHEAD
+        timer = current().timers.after(run.about.retention or self._retention, lambda: self._drop(run.id))
         with self._lock:
             self._expiry[run.id] = timer, size
             self._size += size

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from math import inf
 from time import monotonic
@@ -29,6 +29,8 @@ RENEWED_EVERY = 2.0
 """Seconds."""
 OUT_OF_TOUCH = LEASE / 2
 """Seconds without an answer after which a process no longer knows what the others have said."""
+LOST = (b"ended", b"fenced")
+"""What is said of a run that another process has closed, or has had tried again."""
 MOST_LAPSED = 50
 """Runs of others that are looked after at a time."""
 
@@ -154,12 +156,26 @@ class SharedLeases:
             with suppress(RuntimeError):
                 current().hand_over(lambda: log.error("the leases could not be renewed", exc_info=fault))
             return
+        news = self._let_go(dict(held), news)
         self._in_touch = now
         if self._leaps(clock / 1000 - now):
             self._in_touch_since, lapsed = now, []
         if news or lapsed:
             with suppress(RuntimeError):  # no thread is to be had: the next beat says it again
                 current().hand_over(lambda: self._tell(news, lapsed))
+
+    def _let_go(
+        self, held: Mapping[str, tuple[int, float]], news: Sequence[Sequence[bytes]]
+    ) -> Sequence[Sequence[bytes]]:
+        """Hold no longer what is another's by now, before anybody takes being in touch for holding it.
+
+        :returns: the news of what has not been released, or taken up anew, since it was asked for.
+        """
+        still = [(run_id, what) for run_id, what in news if self._runs.get(run_id.decode()) is held[run_id.decode()]]
+        for run_id, what in still:
+            if what in LOST:
+                self._runs.pop(run_id.decode(), None)
+        return still
 
     def _leaps(self, ahead: float) -> bool:
         """Whether Redis' clock has been changed since the last beat.
@@ -171,7 +187,8 @@ class SharedLeases:
 
     def _tell(self, news: Sequence[Sequence[bytes]], lapsed: Sequence[bytes]) -> None:
         for run_id, what in news:
-            if run_id.decode() in self._runs:
+            held = run_id.decode() in self._runs
+            if held != (what in LOST):  # what was lost, and is held again, is another attempt
                 self._news(run_id.decode(), what.decode())
         for left in lapsed:
             self._reap(left.decode())

@@ -5,8 +5,9 @@ Each step is one script of the store's, and may be repeated: a reply that was lo
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import time
 from typing import Any
@@ -14,9 +15,15 @@ from typing import Any
 import msgspec
 
 from .admission import LEAST_ANSWER, Allowance, Verdict
+from .events import Usage
+from .frames import Frames, read_place
 from .order import About, Claim
 from .store import Store, digest
 
+log = logging.getLogger("flask_llmstream")
+
+LOOKED_AFTER = 60.0
+"""Seconds after which it is looked whether a run that waits is still in its queue."""
 LONGEST_RUN = 86400.0
 """Seconds that what is written of a run lives if nobody ends it."""
 WITHDRAWN_FOR = 600.0
@@ -25,6 +32,11 @@ USAGE_KEPT = 400 * 86400.0
 """Seconds."""
 END_PATIENCE = 0.5
 """Seconds to wait for a connection that is free, where readers wait for the end of a run."""
+RECORD = (
+    *("about", "epoch", "started_at", "ended_at", "last", "terminal"),
+    *("stop", "gone", "waiting", "attempt", "used"),
+)
+"""What is read of a run's record."""
 encode = msgspec.json.Encoder(enc_hook=str).encode
 
 
@@ -34,6 +46,9 @@ class Found:
 
     :param terminal: its last event, once it has ended; `last` is that event's epoch and number.
     :param stop: whether somebody has asked for its stop.
+    :param waiting: whether it waits to be taken up.
+    :param attempt: which attempt it is.
+    :param used: what its model calls have consumed in earlier attempts, by model.
     """
 
     id: str
@@ -44,6 +59,9 @@ class Found:
     last: tuple[int, int] | None
     terminal: bytes | None
     stop: bool
+    waiting: bool = False
+    attempt: int = 1
+    used: Mapping[str, Usage] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +76,7 @@ class Ending:
     :param started_at: when the run began; a short one may end before its journal has said so.
     :param usage: ``(model, measure, number)`` each, for the accounts.
     :param tokens: what is settled against the owner's budget.
+    :param lasting: whether its idempotency key may outlive it.
     """
 
     epoch: int
@@ -71,12 +90,13 @@ class Ending:
     started_at: float | None = None
     usage: Sequence[tuple[str, str, int]] = ()
     tokens: int = 0
+    lasting: bool = True
 
 
-Frame = tuple[str, int, int, Sequence[bytes], float | None]
-"""Run, epoch, number of the event that it goes on from, events, and when the run began if that is news."""
-
-_read_about = msgspec.json.Decoder(About).decode
+UNREADABLE = (msgspec.MsgspecError, ValueError, TypeError, RecursionError)
+"""What is raised by a record that is none: by whoever else writes into Redis."""
+read_about = msgspec.json.Decoder(About).decode
+read_used = msgspec.json.Decoder(dict[str, Usage]).decode
 _read_verdict = msgspec.json.Decoder(Verdict).decode
 
 
@@ -90,10 +110,12 @@ class Ledger:
 
     def __init__(self, store: Store, *, retention: float, lease: float, alone: bool = False) -> None:
         self.store = store
-        self._alone = alone
+        self.frames = Frames(store)
+        """Their logs."""
+        self.alone = alone
         self.retention = retention
         self.lease = lease
-        self._hold = _ms(max(LONGEST_RUN, retention))
+        self._hold = ms(max(LONGEST_RUN, retention))
 
     def admit(self, run_id: str, about: About, first: bytes, allowance: Allowance, *, max_tokens: int = 0) -> Verdict:
         """Have a run be live, unless something is in its way.
@@ -107,8 +129,9 @@ class Ledger:
             "prefix": self.store.prefix,
             "process": self.store.process,
             "hold": self._hold,
-            "lease": _ms(self.lease),
-            "alone": self._alone,
+            "lease": ms(self.lease if about.queue is None else LOOKED_AFTER),
+            "waiting": about.queue is not None,
+            "alone": self.alone,
             "conversation": about.conversation is not None,
             "busy": allowance.busy,
             "prompt": about.prompt,
@@ -144,10 +167,10 @@ class Ledger:
             ``fenced``, ``missing``.
         """
         ask = {
-            "alone": self._alone,
+            "alone": self.alone,
             "conversation": about.conversation is not None,
             "id": run_id,
-            "owner": about.owner,
+            "payer": about.payer or about.owner,
             "owner_digest": digest(about.owner),
             "epoch": ending.epoch,
             "next": ending.next_epoch,
@@ -155,36 +178,40 @@ class Ledger:
             "kept": ending.kept,
             "tail": f"{ending.epoch}-{ending.kept + len(ending.tail)}",
             "last": f"{ending.next_epoch}-{ending.n}",
-            "retention": _ms(self.retention),
+            "retention": ms(about.retention or self.retention),
             "hold": self._hold,
-            "lasting": about.lasting,
+            "lasting": about.lasting and ending.lasting,
             "tokens": ending.tokens,
             "usage": ending.usage,
-            "usage_kept": _ms(USAGE_KEPT),
+            "usage_kept": ms(USAGE_KEPT),
         }
         if ending.started_at is not None:
             ask["started_at"] = str(ending.started_at)
-        told = {"id": run_id, "feature": about.feature, "status": ending.state, "ended_at": time()}
-        if about.conversation is not None:
-            told["conversation"] = about.conversation
         key, owner, day = self.store.key, digest(about.owner), datetime.now(UTC).date().isoformat()
         keys = [
             *self._keys(run_id, about),
             key("tokens", owner),
             key("ended", run_id),
-            key("usage", day, owner),
+            key("usage", day, digest(about.payer or about.owner)),
             key("users", day),
         ]
-        args = [encode(ask), b"\n".join(ending.tail), ending.terminal, encode({"ended": told})]
+        args = [encode(ask), b"\n".join(ending.tail), ending.terminal, _ended(run_id, about, ending.state)]
         verdict, last, terminal = self.store.call("finish", keys, args, patience=patience)
-        return verdict.decode(), _place(last)[0] if last else 0, terminal
+        return verdict.decode(), read_place(last)[0] if last else 0, terminal
 
     def restore(
-        self, run_id: str, about: About, epoch: int, entries: Sequence[bytes], *, began: float | None = None
+        self,
+        run_id: str,
+        about: About,
+        epoch: int,
+        entries: Sequence[bytes],
+        *,
+        began: float | None = None,
+        attempt: int = 1,
     ) -> None:
         """Put a live run back that Redis has lost, or a part of it.
 
-        :param entries: its whole log.
+        :param entries: its whole log in this epoch.
         :param began: when its function did, in seconds since 1970.
         """
         ask = {
@@ -193,38 +220,39 @@ class Ledger:
             "epoch": epoch,
             "process": self.store.process,
             "hold": self._hold,
-            "lease": _ms(self.lease),
+            "lease": ms(self.lease),
             "conversation": about.conversation is not None,
             "began": "" if began is None else str(began),
+            "attempt": attempt,
         }
         args = [encode(ask), encode(about), f"{epoch}-{len(entries)}", b"\n".join(entries), _started(run_id, about)]
         self.store.call("restore", self._keys(run_id, about), args)
 
-    def append(self, frames: Sequence[Frame]) -> list[int]:
-        """Add to the logs of several runs.
+    def stop(self, run_id: str) -> bool:
+        """Have a run's writer stop it; whether it has none yet, and is to be ended by who asks."""
+        key = self.store.key
+        return bool(self.store.call("stop", [key("run", run_id), key("leases")], [run_id, self.store.prefix]) == 2)
 
-        :returns: for each: 1; 0 where the store has lost what the frame goes on from; -1 where it has the frame, or the
-            events of a newer writer.
+    def keep_result(self, run_id: str, about: About, epoch: int, result: bytes) -> None:
+        """Keep a result that is too large for the log, before the run's end is told."""
+        life = ms(2 * (about.retention or self.retention))
+        self.store.command("SET", self.store.key("result", run_id, str(epoch)), result, "PX", life)
+
+    def result(self, run_id: str, epoch: int) -> bytes | None:
+        """A result that was kept beside the log."""
+        result: bytes | None = self.store.command("GET", self.store.key("result", run_id, str(epoch)))
+        return result
+
+    def drop(self, run_id: str, epoch: int) -> None:
+        """Have no more room taken by a run that has ended. That there was one is still known."""
+        self.store.command("UNLINK", self.store.key("run", run_id), self.store.key("result", run_id, str(epoch)))
+
+    def forget(self, run_id: str, about: About, epoch: int = 1) -> bool:
+        """Drop every trace of a run; of one that is live, when it has stopped.
+
+        :param epoch: its last one.
+        :returns: whether it waits to be taken up, and is to be ended by who asks.
         """
-        keys, about, args = [], [], []
-        log, record = self.store.key("log", ""), self.store.key("run", "")
-        for run_id, epoch, kept, payloads, began in frames:
-            keys.append(log + run_id)
-            news = () if began is None else (record + run_id, str(began))
-            about.append((epoch, kept, kept + len(payloads), *news))
-            args.append(b"\n".join(payloads))
-        refused = self.store.call("append", keys, [encode(about), *args])
-        said = [1] * len(keys)
-        for place, verdict in zip(refused[::2], refused[1::2], strict=True):
-            said[place - 1] = verdict
-        return said
-
-    def stop(self, run_id: str) -> None:
-        """Have a run's writer stop it."""
-        self.store.call("stop", [self.store.key("run", run_id)], [run_id, self.store.prefix])
-
-    def forget(self, run_id: str, about: About) -> None:
-        """Drop every trace of a run; of one that is live, when it has stopped."""
         key, owner = self.store.key, digest(about.owner)
         keys = [
             self._key_record(about.claim),
@@ -233,16 +261,18 @@ class Ledger:
             key("kept", owner),
             key("feed", owner),
             key("ended", run_id),
+            key("leases"),
         ]
         told = encode({"forgotten": {"id": run_id}})
-        self.store.call("forget", keys, [run_id, self.store.prefix, told, self._hold])
+        self.store.command("UNLINK", self.store.key("result", run_id, str(epoch)))
+        return bool(self.store.call("forget", keys, [run_id, self.store.prefix, told, self._hold]) == 2)
 
     def withdraw(self, run_id: str, about: About, terminal: bytes) -> None:
         """Take back a start that nobody waits for any more, whether it has been admitted, will be, or not.
 
         :param terminal: what those hear who have joined it meanwhile.
         """
-        self.store.command("SET", self.store.key("withdrawn", run_id), 1, "PX", _ms(WITHDRAWN_FOR))
+        self.store.command("SET", self.store.key("withdrawn", run_id), 1, "PX", ms(WITHDRAWN_FOR))
         self.forget(run_id, about)
         self.finish(run_id, about, Ending(epoch=1, next_epoch=1, n=2, terminal=terminal, state="failed"))
 
@@ -256,26 +286,17 @@ class Ledger:
 
         :param forgotten: whether those count that only their end will drop.
         """
-        names = ("about", "epoch", "started_at", "ended_at", "last", "terminal", "stop", "gone")
         run_ids = list(run_ids)
-        replies = self.store.commands(*(("HMGET", self.store.key("run", run_id), *names) for run_id in run_ids))
+        replies = self.store.commands(*(("HMGET", self.store.key("run", run_id), *RECORD) for run_id in run_ids))
         found = []
         for run_id, fields in zip(run_ids, replies, strict=True):
-            about, epoch, started_at, ended_at, last, terminal, stop, gone = fields
+            about, gone = fields[0], fields[7]
             if about is None or (gone and not forgotten):
                 continue
-            found.append(
-                Found(
-                    run_id,
-                    _read_about(about),
-                    int(epoch),
-                    float(started_at) if started_at else None,
-                    float(ended_at) / 1000 if ended_at else None,
-                    _place(last) if last else None,
-                    terminal,
-                    stop is not None,
-                )
-            )
+            try:
+                found.append(_found(run_id, fields))
+            except UNREADABLE as error:
+                log.warning("the record of run %s cannot be read, and counts for nothing: %s", run_id, error)
         return found
 
     def live(self, owner: str) -> list[str]:
@@ -300,37 +321,6 @@ class Ledger:
         """Whether that was an owner's run, which has ended."""
         return bool(self.store.command("GET", self.store.key("ended", run_id)) == digest(owner).encode())
 
-    def entries(self, run_id: str, epoch: int, n: int) -> tuple[bool, list[tuple[int, int, list[bytes], bool]]]:
-        """The frames of a run's log behind an event.
-
-        :returns: whether the log is there, and for each frame its epoch, the number of its last event, its events, and
-            whether they end the run.
-        """
-        log = self.store.key("log", run_id)
-        exists, entries = self.store.commands(("EXISTS", log), ("XRANGE", log, f"({epoch}-{n}", "+"))
-        frames = []
-        for place, fields in entries:
-            at_epoch, at_n = _place(place)
-            content = _fields(fields)
-            frames.append((at_epoch, at_n, content[b"e"].split(b"\n"), b"end" in content))
-        return bool(exists), frames
-
-    def elsewhere(self, run_id: str) -> float | None:
-        """How many seconds ago other processes' readers were last seen to read a run; None if never."""
-        log, record = self.store.key("log", run_id), self.store.key("run", run_id)
-        readers, seen, now = self.store.commands(("PUBSUB", "NUMSUB", log), ("HGET", record, "seen"), ("TIME",))
-        if readers[1]:
-            return 0.0
-        return None if seen is None else _seconds(now) - float(seen) / 1000
-
-    def touch(self, run_id: str) -> None:
-        """Have it known that somebody has just read a run of another process."""
-        self.store.call("touch", [self.store.key("run", run_id)], [])
-
-    def channel(self, run_id: str) -> str:
-        """Where the frames of a run's log are published."""
-        return self.store.key("log", run_id)
-
     def _key_record(self, claim: Claim) -> str:
         return self.store.key("key", digest(claim.owner, claim.key))
 
@@ -352,33 +342,40 @@ class Ledger:
         return self.store.key("talk", digest(about.owner, about.conversation or ""))
 
 
-def read_frame(message: bytes) -> tuple[int, int, list[bytes]]:
-    """What is published of a log: epoch, number of the last event, events."""
-    place, _, frame = message.partition(b" ")
-    epoch, n = _place(place)
-    return epoch, n, frame.split(b"\n")
+def _found(run_id: str, fields: Sequence[Any]) -> Found:
+    about, epoch, started_at, ended_at, last, terminal, stop, _, waiting, attempt, used = fields
+    return Found(
+        run_id,
+        read_about(about),
+        int(epoch),
+        float(started_at) if started_at else None,
+        float(ended_at) / 1000 if ended_at else None,
+        read_place(last) if last else None,
+        terminal,
+        stop is not None,
+        waiting is not None,
+        int(attempt or 1),
+        read_used(used) if used else {},
+    )
 
 
 def _started(run_id: str, about: About) -> bytes:
     """What the feed says of a run that is live."""
-    told = {"id": run_id, "feature": about.feature, "created_at": about.created_at}
+    return _told("started", run_id, about, created_at=about.created_at)
+
+
+def _ended(run_id: str, about: About, state: str) -> bytes:
+    """What it says of one that has ended."""
+    return _told("ended", run_id, about, status=state, ended_at=time())
+
+
+def _told(what: str, run_id: str, about: About, **more: Any) -> bytes:
+    told = {"id": run_id, "feature": about.feature, **more}
     if about.conversation is not None:
         told["conversation"] = about.conversation
-    return encode({"started": told})
+    return encode({what: told})
 
 
-def _place(text: bytes) -> tuple[int, int]:
-    epoch, _, n = text.partition(b"-")
-    return int(epoch), int(n)
-
-
-def _fields(fields: Any) -> Mapping[bytes, bytes]:
-    return fields if isinstance(fields, Mapping) else dict(zip(fields[::2], fields[1::2], strict=True))
-
-
-def _seconds(now: Any) -> float:
-    return float(now[0]) + float(now[1]) / 1e6
-
-
-def _ms(seconds: float) -> int:
+def ms(seconds: float) -> int:
+    """Seconds as the scripts have them."""
     return max(1, int(seconds * 1000))

@@ -15,11 +15,15 @@ from time import monotonic, time
 from typing import Any
 from weakref import WeakValueDictionary
 
+import msgspec
+
 from .errors import StoreUnavailable
-from .ledger import Found, Ledger, read_frame
+from .events import Usage
+from .frames import read_frame
+from .ledger import Found, Ledger
 from .log import Log
 from .order import About
-from .run import AnyRun, State
+from .run import QUEUED, AnyRun, State
 from .runtime import Timer, current
 from .store import Subscription
 from .timing import Timing
@@ -53,7 +57,11 @@ class Mirror(AnyRun):
         self.conversation = about.conversation
         self.about = about
         self.data = about.data
-        self.attempt = 1
+        self.waiting = found.waiting
+        self.left_at = found.attempt
+        """The attempt that its record tells of."""
+        self.used = found.used
+        """What earlier attempts have consumed, by model."""
         self.created_at = about.created_at
         self.started_at = found.started_at
         self.ended_at = found.ended_at
@@ -83,7 +91,19 @@ class Mirror(AnyRun):
     def state(self) -> State:
         if self.log.ended:
             return super().state
-        return "queued" if self.started_at is None and self.log.n < 2 else "in_progress"
+        told = self.log.entries
+        if not told:
+            waiting = self.waiting or self.started_at is None
+        else:  # one that computes from its first moment on says nothing for a while
+            waiting = told[-1] == QUEUED and (self.waiting or self.about.queue is None)
+        return "queued" if waiting else "in_progress"
+
+    @property
+    def attempt(self) -> int:  # type: ignore[override]
+        for payload in reversed(list(self.log.entries)):
+            if payload.startswith(b'{"restarted"'):
+                return int(msgspec.json.decode(payload)["restarted"])
+        return self.left_at
 
     def join(self) -> None:
         came = monotonic()
@@ -97,7 +117,7 @@ class Mirror(AnyRun):
                 if self._mirrors is not None:
                     self._mirrors.add(self)
                 self._subscription = self._ledger.store.subscribe(
-                    self._ledger.channel(self.id), self._hear, lost=self.catch_up_soon
+                    self._ledger.frames.channel(self.id), self._hear, lost=self.catch_up_soon
                 )
                 self.catch_up()
                 if self._missed is not None:
@@ -120,6 +140,25 @@ class Mirror(AnyRun):
         # By itself: a response may end where nothing must block.
         current().task(self._touch, lambda: None).start()
 
+    def estimate(self) -> dict[str, Usage]:
+        """What its model calls have consumed, by model. Of an attempt whose process is gone only the text is known.
+
+        :raises StoreUnavailable: that is not to be had now.
+        """
+        self.catch_up()
+        said = self.said
+        used, model = dict(self.used), self.about.model
+        tokens = sum(entry.startswith(b'{"token"') for entry in said)
+        if tokens or (said and self.about.queue is None):  # a job may have asked no model
+            usage = Usage(self.about.prompt, tokens, estimated=True)
+            used[model] = used[model] + usage if model in used else usage
+        return used
+
+    @property
+    def said(self) -> list[bytes]:
+        """What the present attempt has said by itself, as far as the copy has it."""
+        return self.log.entries[self.log.parts[-1][1] + (1 if self.attempt == 1 else 2) :]
+
     def end(self, epoch: int, terminal: bytes) -> None:
         """Add its last event, which this process has written: the run was left by its own."""
         with self._filling:
@@ -133,7 +172,7 @@ class Mirror(AnyRun):
         with self._filling:
             while True:
                 self._behind = False
-                kept, frames = self._ledger.entries(self.id, self.log.epoch, self.log.n)
+                kept, frames = self._ledger.frames.entries(self.id, self.log.epoch, self.log.n)
                 for epoch, n, payloads, end in frames:
                     self._take(epoch, n, payloads, end)
                 if not self._behind:
@@ -171,7 +210,7 @@ class Mirror(AnyRun):
 
     def _touch(self) -> None:
         try:
-            self._ledger.touch(self.id)
+            self._ledger.frames.touch(self.id)
         except StoreUnavailable as error:
             log.info("that run %s was read could not be told: %s", self.id, error.diagnosis)
 
@@ -203,6 +242,8 @@ class Mirror(AnyRun):
             return
         if self.started_at is None and n > 1:
             self.started_at = time()
+        if epoch > self.epoch:  # its record was read before
+            self.waiting = news[-1] == QUEUED
         if end:
             self.ended_at = self.ended_at or time()
             self.log.extend(news[:-1])
@@ -277,6 +318,7 @@ class Mirrors:
             return None
         mirror = self._mirrors.get(run_id) or Mirror(found, self._ledger, self._revive, self)
         mirror.epoch, mirror.stopped = found.epoch, found.stop
+        mirror.waiting, mirror.left_at, mirror.used = found.waiting, found.attempt, found.used
         return mirror
 
     def _only(self, mirror: Mirror) -> Mirror:

@@ -9,6 +9,8 @@ from typing import Any
 
 import msgspec
 
+NOBODY = "nobody"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Order:
@@ -24,6 +26,8 @@ class Order:
     :param conversation: what it continues, if it does.
     :param parent: the message there that it follows; empty where it begins anew.
     :param question: the message that is added there.
+    :param extension: the name of the `LLMStream` that the feature belongs to.
+    :param payer: on whose accounts it goes, where that is not the owner; `NOBODY` where it goes on none.
     """
 
     feature: str
@@ -33,6 +37,8 @@ class Order:
     data: Any = None
     view_args: Mapping[str, Any] = field(default_factory=dict)
     context: Any = None
+    extension: str = ""
+    payer: str = ""
     conversation: str | None = None
     parent: str | None = None
     question: str = ""
@@ -62,6 +68,11 @@ class About(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     :param question: the message that it adds to its conversation.
     :param prompt: estimate of the tokens that go in.
     :param key: with `fingerprint` and `lasting`, its claim to an idempotency key.
+    :param queue: where it waits for a worker; None where it is performed by the process that admits it.
+    :param attempts: how often it is tried.
+    :param repeatable: when it has failed by what may pass, its key is free, and a repeat of the request starts anew.
+    :param light: it waits for other runs, and takes no worker's place.
+    :param retention: seconds for which it is kept when it has ended; 0 for as long as runs usually are.
     """
 
     owner: str
@@ -79,10 +90,20 @@ class About(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     question: str = ""
     prompt: int = 0
     model: str = ""
+    extension: str = ""
+    payer: str = ""
+    queue: str | None = None
+    attempts: int = 1
+    repeatable: bool = False
+    light: bool = False
+    retention: float = 0.0
 
     @classmethod
-    def of(cls, order: Order, claim: Claim, *, prompt: int, model: str) -> About:
-        """What is written down of an order."""
+    def of(cls, order: Order, claim: Claim, *, prompt: int, model: str, **more: Any) -> About:
+        """What is written down of an order.
+
+        :param more: what is to be known of its work: `queue`, `attempts`, `repeatable`, `light` and `retention`.
+        """
         return cls(
             owner=order.owner,
             feature=order.feature,
@@ -99,8 +120,31 @@ class About(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             question=order.question,
             prompt=prompt,
             model=model,
+            extension=order.extension,
+            payer=order.payer,
+            **more,
         )
 
     @property
     def claim(self) -> Claim:
         return Claim(self.owner, self.key, self.fingerprint, self.lasting)
+
+    def order(self, input: Any) -> Order:
+        """What was asked for.
+
+        :param input: what the schema makes of the data.
+        """
+        return Order(
+            feature=self.feature,
+            owner=self.owner,
+            user=self.user,
+            input=input,
+            data=self.data,
+            view_args=self.view_args,
+            context=self.context,
+            conversation=self.conversation,
+            parent=self.parent,
+            question=self.question,
+            extension=self.extension,
+            payer=self.payer,
+        )

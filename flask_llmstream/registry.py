@@ -4,75 +4,51 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from time import monotonic
 from typing import Any
 
-from .admission import LEAST_ANSWER, Allowance, Verdict, WhenBusy, refusal
-from .audience import Audience
+from .admission import LEAST_ANSWER, Allowance, Verdict, refusal
+from .attempts import Attempts, Moves, bind
+from .backlog import Queue
 from .cursor import Cursor
 from .drain import Drain
-from .ending import Endings, Save
-from .errors import KeyReused, RunExpired, RunInterrupted, RunNotFound, StoreUnavailable
+from .ending import Endings
+from .errors import (
+    KeyReused,
+    LLMStreamError,
+    RunCancelled,
+    RunExpired,
+    RunInterrupted,
+    RunNotFound,
+    StoreUnavailable,
+)
 from .journal import Journal, NullJournal, SharedJournal
 from .kept import Kept
 from .leases import LEASE, Leases, NullLeases, SharedLeases
 from .ledger import LONGEST_RUN, Ledger
 from .log import Log, Reader
-from .mirror import Mirrors, Revive
-from .models import BoundModel, ModelSettings
-from .order import About, Claim, Order
-from .providers import Model
+from .mirror import Mirror, Mirrors
+from .order import Claim, Order
+from .orphans import Orphans
 from .run import AnyRun, Outcome, Run
 from .runtime import current
 from .store import RedisStore, Store
-from .writer import Function, Writer
+from .work import Callbacks, Work
 
 log = logging.getLogger("flask_llmstream")
 
 LISTED = 100
 """Runs of an owner that are listed at most."""
+SEARCHED = 2000
+"""Runs of an owner among which those of one feature are looked for."""
 CLOSED_WITHIN = 2.0
 """Seconds that the end of all runs is waited for when they are stopped together."""
 INTERRUPTED_WITHIN = 1.0
 """Seconds that a function has to end by itself."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Work:
-    """What is to be done for an order: the feature's side of a run.
-
-    :param grace: seconds that the run goes on with no reader; None lets it finish.
-    :param prompt: estimate of the tokens that go in.
-    :param when_busy: what becomes of it where its owner has no slot; None leaves it to the application.
-    """
-
-    function: Function
-    provider: Model
-    settings: ModelSettings
-    grace: float | None
-    prompt: int = 0
-    when_busy: WhenBusy | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Callbacks:
-    """What a registry calls in the application.
-
-    :param enter: opens the context in which application code runs.
-    :param ended: tells the application of a run that ends.
-    :param opened: called with a run that has been admitted, before its function begins; if it fails, the start does.
-    :param save: keeps an answer with the conversation that it belongs to.
-    :param revive: makes a feature's input of what was sent.
-    """
-
-    enter: Callable[[], AbstractContextManager[Any]]
-    ended: Callable[[AnyRun], None]
-    opened: Callable[[Run], None] = lambda run: None
-    save: Save = lambda run, state, usage: None
-    revive: Revive = lambda about: about.data
 
 
 class Registry:
@@ -82,6 +58,8 @@ class Registry:
     :param log_limit: bytes that a log may take.
     :param refresh: seconds after which what is read of another process's run is read again.
     :param drain: sees to the end of what is live here.
+    :param queue: where runs wait for their turn; None performs them here.
+    :param jobs_at_once: of those, how many are performed at a time.
     """
 
     def __init__(
@@ -94,6 +72,8 @@ class Registry:
         log_limit: int,
         refresh: float = 5.0,
         drain: Drain | None = None,
+        queue: Queue | None = None,
+        jobs_at_once: int = 16,
     ) -> None:
         self._store = store
         self._callbacks = callbacks
@@ -107,13 +87,32 @@ class Registry:
             self._leases = SharedLeases(store, self._hear, self._reap)
         self.ledger = Ledger(store, retention=retention, lease=lease, alone=not store.shared)
         if store.shared:
-            self._journal = SharedJournal(self.ledger, self._restore)
+            self._journal = SharedJournal(self.ledger.frames, self._restore)
         self.mirrors = Mirrors(self.ledger, callbacks.revive, refresh=refresh)
-        self._endings = Endings(self.ledger, self._journal, self._leases, ended=callbacks.ended, save=callbacks.save)
+        self._endings = Endings(
+            self.ledger,
+            self._journal,
+            self._leases,
+            ended=callbacks.ended,
+            save=callbacks.save,
+            released=callbacks.released,
+        )
         self._runs: dict[str, Run] = {}
-        self._kept = Kept(retention, self._drop)
         self._drain = drain or Drain()
         self._drain.carry(runs=self)
+        orphans = Orphans(self.ledger, self._drain, self.stop)
+        self._attempts = Attempts(
+            self._runs,
+            self.ledger,
+            self._journal,
+            self._leases,
+            callbacks,
+            Moves(end=self._end, abandon=orphans.add, stop=self.stop, interrupt=self.interrupt),
+            queue=queue,
+            at_once=jobs_at_once,
+            log_limit=log_limit,
+        )
+        self._kept = Kept(retention, self._expire)
 
     @property
     def live(self) -> list[Run]:
@@ -130,7 +129,7 @@ class Registry:
         self._leases.start()
 
     def start(self, order: Order, claim: Claim, work: Work) -> tuple[AnyRun, bool]:
-        """Start a run, or join the one that has its key already.
+        """Start a run, or have it wait for its turn, or join the one that has its key already.
 
         :returns: the run, and whether it is new.
         :raises KeyReused: the key belongs to another request.
@@ -138,44 +137,48 @@ class Registry:
         :raises ShuttingDown: this process is about to end.
         :raises StoreUnavailable: nobody can say so now.
         """
-        self._drain.admit()
-        about = About.of(order, claim, prompt=work.prompt, model=work.settings.model or work.provider.name)
+        here = work.queue is None or not self._store.shared
+        if here:
+            self._drain.admit()
+        about = work.describe(order, claim)
         run = Run(secrets.token_urlsafe(16), order, about, Log(self._log_limit), self._enter)
-        run.audience = Audience(work.grace, lambda: self._abandon(run))
-        writer = Writer(run, work.function, self._enter, self._end)
-        run.task = task = current().task(writer.perform, writer.finish)
-        # Findable before it is admitted: whoever is sent here by the key must find it.
-        self._runs[run.id] = run
+        self._attempts.equip(run, work)
+        if here:  # findable before it is admitted: whoever is sent here by the key must find it
+            self._runs[run.id] = run
         try:
             self._drain.watch()
             verdict = self._admit(run, work)
         except BaseException as error:
-            del self._runs[run.id]
+            self._runs.pop(run.id, None)
             if isinstance(error, StoreUnavailable):
                 self._endings.withdraw(run)
             raise
         if verdict.run != run.id:
-            del self._runs[run.id]
+            self._runs.pop(run.id, None)
             if verdict.verdict == "known" and verdict.fingerprint != claim.fingerprint:
                 raise KeyReused("Use a new key for a new request, and the old one only to repeat the same request.")
             return self.find(verdict.run, claim.owner), False
         try:
-            self._leases.hold(run)
-            self._journal.follow(run)
-            self._callbacks.opened(run)
-            if run.conversation is not None:
-                self.ledger.tell(run.id, run.about)
-            task.start()
-        except BaseException:
-            # No writer will end it, and a repeat of the request must not join it, or find it in its conversation.
-            run.forgotten = True
-            self._end(run, Outcome(state="failed", error=RunInterrupted()))
-            try:
-                self.forget(run)
-            except StoreUnavailable:
-                self._endings.withdraw(run)
+            self._set_going(run, work)
+        except BaseException as error:
+            if here or not isinstance(error, RunCancelled):  # else a run that starts others: this one is looked after
+                self._take_back(run)
             raise
-        return run, True
+        if here:
+            return run, True
+        found = self.find(run.id, run.owner)
+        found.standing = run.standing
+        return found, True
+
+    def perform(self, run_id: str, attempt: int) -> Run | None:
+        """Begin to perform a run that waits.
+
+        :returns: the run; None where that is not for this process to do.
+        :raises StoreUnavailable: whether it is cannot be said now.
+        """
+        run = self._attempts.perform(run_id, attempt)
+        self._drain.watch()
+        return run
 
     def find(self, run_id: str, asker: str | None) -> AnyRun:
         """A run that is live or kept.
@@ -198,22 +201,32 @@ class Registry:
             raise RunExpired
         raise RunNotFound
 
-    def listed(self, owner: str, *, live: bool = False) -> list[AnyRun]:
+    def latest(self, run: AnyRun) -> AnyRun:
+        """A run that was found a while ago, as the attempt at it that is made here by now."""
+        return self._runs.get(run.id, run)
+
+    def listed(self, owner: str, *, live: bool = False, feature: str | None = None) -> list[AnyRun]:
         """An owner's runs, the newest first: those that are live, and of the others those that ended last.
 
         There are `LISTED` at most; those of other processes are as their records tell, and have no log to read.
 
         :param live: whether those that have ended are left out.
+        :param feature: whose runs are meant; None for those of all features.
         :raises StoreUnavailable: it takes others to know, and they can't be asked.
         """
-        ids = self.ledger.live(owner)[-LISTED:] if live else self.ledger.kept(owner, most=LISTED)
-        runs: list[AnyRun] = [run for run in map(self._runs.get, ids) if run is not None]
-        if self._store.shared:
-            here = {run.id for run in runs}
-            runs += self.mirrors.outlines(run_id for run_id in ids if run_id not in here)
-        if live:
-            runs = [run for run in runs if not run.ended]
-        return sorted(runs, key=lambda run: run.created_at, reverse=True)
+        ids = self.ledger.live(owner)
+        if not live:
+            goes_on = set(ids)
+            kept = self.ledger.kept(owner, most=LISTED if feature is None else SEARCHED)
+            # Those that go on are the last: what is kept for long, as jobs are, would hide them.
+            ids = [*(run_id for run_id in kept if run_id not in goes_on), *ids]
+        found: list[AnyRun] = []
+        for end in range(len(ids), 0, -LISTED):
+            runs = self._outlines(ids[max(0, end - LISTED) : end])
+            found += [run for run in runs if feature in (None, run.feature) and not (live and run.ended)]
+            if len(found) >= LISTED:
+                break
+        return sorted(found, key=lambda run: run.created_at, reverse=True)[:LISTED]
 
     def read(self, run: AnyRun, cursor: Cursor | None = None) -> Reader:
         """Follow a run from behind a cursor, or from its first event. End it with `leave`.
@@ -241,28 +254,44 @@ class Registry:
         :raises StoreUnavailable: it lives elsewhere, and cannot be reached.
         """
         if not isinstance(run, Run):
-            self.ledger.stop(run.id)
+            if self.ledger.stop(run.id):
+                self._reap(run.id)
+        elif waiting := self._attempts.call_off(run):
+            self._end(waiting, Outcome(state="failed" if run.broken else "cancelled", error=run.broken))
         elif run.outcome is None and (task := run.task) is not None:
             run.meter.cancel()  # which closes sockets: it may have ended, and have no task, after that
             task.interrupt()
 
-    def interrupt(self, run: Run) -> None:
-        """Close a run that cannot go on here, whatever its function does."""
-        run.interrupted = True
+    def look_after(self, run: AnyRun) -> None:
+        """See to it that a run which waits for its first attempt is in its queue: who started it, or who took it from
+        there, may have been killed.
+
+        :raises StoreUnavailable: that cannot be done now.
+        """
+        if isinstance(run, Mirror) and run.waiting and run.left_at == 1:
+            self._attempts.backlog.put(run.id, 1, run.about, unless_there=True)
+
+    def interrupt(self, run: Run, error: LLMStreamError | None = None) -> None:
+        """Close a run that cannot go on here, whatever its function does.
+
+        :param error: why; without it, since its process ends, in which case another one goes on with what waited for
+            its turn.
+        """
+        why = run.broken = error or RunInterrupted()
         self.stop(run)
 
         def insist() -> None:
-            self._end(run, Outcome(state="failed", error=RunInterrupted()))
+            self._end(run, Outcome(state="failed", error=why))
 
         # Its own end is the better one, with the usage counted. A function that cannot be stopped has none.
         current().timers.after(INTERRUPTED_WITHIN, lambda: current().hand_over(insist))
 
     def break_off(self) -> None:
         """Close all that is live here: this process ends."""
-        for run in self.live:
-            if not run.interrupted:
+        for run in reversed(self.live):  # what waits goes first, so that nothing more begins
+            if run.broken is None:
                 log.warning("run %s of %s is broken off: it has outlasted its process", run.id, run.feature)
-                self.interrupt(run)
+                current().hand_over(partial(self.interrupt, run))  # one that waits is ended right there
 
     def forget(self, run: AnyRun) -> None:
         """Stop a run, and keep nothing of it.
@@ -273,11 +302,12 @@ class Registry:
             run.forgotten = True
             self.stop(run)
             self._drop(run.id)
-        self.ledger.forget(run.id, run.about)
+        if self.ledger.forget(run.id, run.about, run.log.epoch):
+            self._reap(run.id)
 
     def close(self) -> None:
         """Stop all runs, and keep none."""
-        for run in list(self._runs.values()):
+        for run in reversed(list(self._runs.values())):
             self.stop(run)
         if self._store.shared:
             self._await_ends()
@@ -295,11 +325,18 @@ class Registry:
         for reader in readers:
             reader.leave()
 
+    def _outlines(self, ids: Sequence[str]) -> list[AnyRun]:
+        runs: list[AnyRun] = [run for run in map(self._runs.get, ids) if run is not None]
+        if self._store.shared:
+            here = {run.id for run in runs}
+            runs += self.mirrors.outlines(run_id for run_id in ids if run_id not in here)
+        return runs
+
     def _enter(self) -> AbstractContextManager[Any]:
         return self._callbacks.enter()
 
     def _admit(self, run: Run, work: Work) -> Verdict:
-        allowance = self._allowance
+        allowance = work.allowance or self._allowance
         if work.when_busy is not None:
             allowance = replace(allowance, busy=work.when_busy)
         most = work.settings.max_tokens
@@ -309,8 +346,30 @@ class Registry:
         if verdict.verdict == "busy":
             raise refusal(verdict, allowance, work.prompt + min(most, LEAST_ANSWER))
         run.standing = verdict.standing
-        run.model = BoundModel(work.provider, replace(work.settings, max_tokens=verdict.max_tokens or most), run.meter)
+        bind(run, work, verdict.max_tokens)
         return verdict
+
+    def _set_going(self, run: Run, work: Work) -> None:
+        """Begin to perform a run that has been admitted, or have it wait for its turn."""
+        if work.queue is None:
+            self._attempts.hold(run)
+        self._callbacks.opened(run)
+        if run.conversation is not None:
+            self.ledger.tell(run.id, run.about)
+        if work.queue is None:
+            self._attempts.begin(run, work)
+        else:
+            self._attempts.wait(run, work)
+
+    def _take_back(self, run: Run) -> None:
+        """Undo a start. No writer will end it, and a repeat of the request must not join it, or find it in its
+        conversation."""
+        run.forgotten = True
+        self._end(run, Outcome(state="failed", error=RunInterrupted()))
+        try:
+            self.forget(run)
+        except StoreUnavailable:
+            self._endings.withdraw(run)
 
     def _hear(self, run_id: str, what: str) -> None:
         """What others want of a run that is written here."""
@@ -334,7 +393,9 @@ class Registry:
         """
         if not run.forgotten and run.outcome is None:
             log.warning("run %s of %s is put back into Redis, which has lost it", run.id, run.feature)
-            self.ledger.restore(run.id, run.about, run.log.epoch, list(run.log.entries), began=run.started_at)
+            self.ledger.restore(
+                run.id, run.about, run.log.epoch, list(run.log.entries), began=run.started_at, attempt=run.attempt
+            )
 
     def _try_to_restore(self, run: Run) -> None:
         with suppress(StoreUnavailable):  # the next renewal tries again
@@ -346,39 +407,25 @@ class Registry:
             mirror = self.mirrors.left(run_id)
             if mirror is None:
                 self.ledger.let_go(run_id)
-            else:
+            elif mirror.waiting and not mirror.stopped:
+                self._attempts.backlog.look_after(run_id, mirror.left_at, mirror.about)
+            elif mirror.waiting or not self._attempts.take_over(mirror):
                 self._endings.reap(mirror)
         except StoreUnavailable as error:
             log.info("run %s, which was left, is looked after later: %s", run_id, error.diagnosis)
         except Exception:
             log.exception("run %s, which was left, could not be closed", run_id)
 
-    def _abandon(self, run: Run) -> None:
-        """Nobody reads it here any more, and perhaps nowhere."""
-        if awaited := self._drain.awaited:
-            run.audience.wait_again(awaited)
-        elif self._store.shared:
-            try:
-                current().task(lambda: self._abandon_unless_read(run), lambda: None).start()
-            except RuntimeError:  # no thread is to be had now
-                run.audience.wait_again(0)
-        else:
-            self._give_up(run)
-
-    def _abandon_unless_read(self, run: Run) -> None:
-        try:
-            ago = self.ledger.elsewhere(run.id)
-        except StoreUnavailable:  # others may read it; what cannot be asked is no reason to break off
-            run.audience.wait_again(run.audience.grace or 0.0)
-            return
-        if run.audience.is_gone(ago):
-            self._give_up(run)
-
-    def _give_up(self, run: Run) -> None:
-        log.info("run %s of %s is stopped: nobody reads it", run.id, run.feature)
-        self.stop(run)
-
     def _end(self, run: Run, outcome: Outcome) -> None:
+        if run.deadline is not None:
+            run.deadline.cancel()
+        if run.passed_on or not run.is_over():
+            return
+        try:
+            if self._attempts.pass_on(run, outcome):
+                return
+        except Exception:
+            log.exception("run %s of %s could not be tried again", run.id, run.feature)
         if not run.settle(outcome):
             return
         try:
@@ -389,12 +436,22 @@ class Registry:
             self._leases.release(run.id)
             if not run.ended:
                 run.close(durable=False)
+        if run.passed_on:  # meanwhile, and the next attempt is made here, too
+            return
         if durable and self._store.shared:
             self._drop(run.id)  # the journal has it for everybody alike
         elif run.id in self._runs:
             self._kept.add(run)
             if run.id not in self._runs:
                 self._kept.remove(run.id)  # it is forgotten, perhaps this very moment
+        self._attempts.backlog.queue.done(run.id)
+
+    def _expire(self, run_id: str) -> None:
+        """Keep an ended run no longer: its time is over, or others need the room."""
+        run = self._runs.get(run_id)
+        self._drop(run_id)
+        if run is not None and not self._store.shared:
+            self.ledger.drop(run_id, run.log.epoch)
 
     def _drop(self, run_id: str) -> None:
         self._runs.pop(run_id, None)

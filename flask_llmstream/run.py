@@ -39,11 +39,12 @@ from .events import (
     Token,
     Tool,
     Usage,
+    encode,
 )
 from .log import Log
 from .models import BoundModel, Meter
 from .order import About, Claim, Order
-from .runtime import Task
+from .runtime import Task, Timer
 from .timing import Timing
 
 State = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
@@ -52,6 +53,9 @@ logger = logging.getLogger("flask_llmstream")
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
+QUEUED = Status("queued").encode()
+RESULT_APART = 65_536
+"""Bytes of a result that is kept beside the log: readers of the log are not to get it each time."""
 CUT_SHORT = ("length", "content_filter", "log_full")
 """Finish reasons that leave an answer incomplete."""
 
@@ -80,6 +84,7 @@ class AnyRun:
     about: About
     log: Log
     attempt: int
+    """1, and one more each time that it is tried again."""
     created_at: float
     started_at: float | None
     ended_at: float | None
@@ -123,6 +128,21 @@ class AnyRun:
             elif payload.startswith(b'{"restarted"'):
                 text.clear()
         return "".join(text)
+
+    @property
+    def progress(self) -> dict[str, Any] | None:
+        """The last that it said of how far it is, in this attempt: a fraction as ``progress``, and a ``message``."""
+        for payload in reversed(list(self.log.entries)):
+            if payload.startswith(b'{"progress"'):
+                return _decode(payload)
+            if payload.startswith(b'{"restarted"'):
+                return None
+        return None
+
+    @property
+    def result(self) -> Any:
+        """What its function returned, as soon as that is known; not where it is too large for the log."""
+        return self.ending.get("result")
 
     @property
     def usage(self) -> Usage | None:
@@ -174,12 +194,19 @@ class Run(AnyRun):
     :param log: where its events go.
     :param app_context: opens an application context of its own; what is opened inside it, such as a database
         session, is given back at its end.
+    :param attempt: which attempt it is; the log of a later one has been begun by whoever had it tried again.
     """
 
     model: BoundModel
     """The language model, bound to what this run may use of it."""
+    result_schema: Any = None
+    """What its result has to be, where its feature says so."""
     audience: Audience
     task: Task | None
+    deadline: Timer | None = None
+    """What ends it when it has taken too long."""
+    caller: Callable[[Run, str, Any], Any]
+    """Calls another feature."""
 
     def __init__(
         self,
@@ -188,6 +215,8 @@ class Run(AnyRun):
         about: About,
         log: Log,
         app_context: Callable[[], AbstractContextManager[Any]],
+        *,
+        attempt: int = 1,
     ) -> None:
         self.id = run_id
         self.owner = order.owner
@@ -201,29 +230,49 @@ class Run(AnyRun):
         self.about = about
         self.log = log
         self.app_context = app_context
-        self.attempt = 1
+        self.attempt = attempt
         self.created_at = about.created_at
         self.started_at: float | None = None
         self.ended_at: float | None = None
-        self.timing = Timing(monotonic())
-        self.meter = Meter(self.answer_begins)
+        self.timing = Timing(monotonic() - max(0.0, time() - about.created_at))
+        self.meter = Meter(self.answer_begins, self._tell_of_rejected)
         self._answering = False
         self.outcome: Outcome | None = None
         self.terminal: bytes | None = None
+        self.result_apart: bytes | None = None
+        """Its result, where that is too large for the log."""
         self.superseded = False
         """Whether another process has decided how it ended."""
-        self.interrupted = False
-        """Whether it is stopped because its process ends, and not because somebody wants it to."""
+        self.broken: LLMStreamError | None = None
+        """Why it is stopped, where that is not because somebody wants it to."""
         self.forgotten = False
+        self.failures = 0
+        """The attempts at it that have failed."""
+        self._over = False
+        self.passed_on = False
+        """Whether another attempt follows this one, here or elsewhere."""
         self._phase: Phase = "queued"
         self._lock = threading.Lock()
-        log.append(Status("queued").encode())
+        self.foreword = 1 if attempt == 1 else 2
+        """How many events its log begins with that were written by whoever admitted it, or had it tried again."""
+        if attempt == 1 and not log.entries:
+            log.append(QUEUED)
 
     @property
     def decided(self) -> State | None:
         if self.log.ended:
             return self.state
         return None if self.outcome is None else self.outcome.state
+
+    def call(self, feature: str, data: Any) -> Any:
+        """Perform another feature as a part of this run: with its model budget, its time, its stop.
+
+        :param feature: the other's name.
+        :param data: its input, as a client would send it.
+        :returns: the other's result; its text, where it has none.
+        :raises LLMStreamError: the input is not valid, or the other failed.
+        """
+        return self.caller(self, feature, data)
 
     @property
     def cancelled(self) -> bool:
@@ -236,6 +285,10 @@ class Run(AnyRun):
         if usage is None or by_model.keys() == {self.about.model}:
             return usage
         return msgspec.structs.replace(usage, models=dict(by_model))
+
+    @property
+    def result(self) -> Any:
+        return None if self.outcome is None else self.outcome.result
 
     @property
     def answering(self) -> bool:
@@ -273,7 +326,9 @@ class Run(AnyRun):
             self.timing.last = now
         elif kind is Status:
             self._phase = event.status  # type: ignore[attr-defined]
-        elif kind not in (Progress, Data):
+        elif kind is Progress:
+            event = within_bounds(event)  # type: ignore[arg-type]
+        elif kind is not Data:
             if self.timing.first is None:
                 self.timing.first = monotonic()
             if kind is Tool and self._phase != "tool":
@@ -288,6 +343,12 @@ class Run(AnyRun):
             self._answering = True
             self.log.ring()
 
+    def is_over(self) -> bool:
+        """Claim to say what follows on this attempt; whether this caller is the first to do so."""
+        with self._lock:
+            first, self._over = not self._over, True
+        return first
+
     def settle(self, outcome: Outcome) -> bool:
         """Decide how the run ends; whether this caller was the one to decide it."""
         with self._lock:
@@ -300,6 +361,7 @@ class Run(AnyRun):
             self._ending = self._make_terminal(outcome)
             self.terminal = self._ending.encode()
         except NOT_JSON as error:  # the extensions of an application's own error
+            self.result_apart = None
             self.outcome = Outcome(state="failed", error=InvalidOutput())
             self._ending = self._make_terminal(self.outcome)
             self.terminal = self._ending.encode()
@@ -328,7 +390,12 @@ class Run(AnyRun):
     def let_go(self) -> None:
         """Keep only what can still be asked for: the rest was the function's, and that of those who hear of its end."""
         self.input = self.data = self.context = self.task = None
-        self.__dict__.pop("model", None)
+        for name in ("model", "caller", "result_schema"):
+            self.__dict__.pop(name, None)
+
+    def _tell_of_rejected(self, attempt: int, errors: Mapping[str, Any]) -> None:
+        if not self.cancelled:  # else it may have ended, whatever its function waits for
+            self.say(Data({"rejected": {"attempt": attempt, "errors": errors}}))
 
     def _enter(self, phase: Phase) -> None:
         self._phase = phase
@@ -343,18 +410,28 @@ class Run(AnyRun):
             return Failed(
                 error=outcome.error.detail, problem=problem, tokens=tokens, usage=usage, total_ms=timing.total_ms
             )
+        result = None if outcome.result is None else encode(outcome.result)
+        if result is not None and len(result) > RESULT_APART:
+            self.result_apart = result
         return Done(
             done=True,
             tokens=tokens,
             cancelled=outcome.state == "cancelled",
             finish_reason=outcome.finish_reason,
             usage=usage,
-            result=outcome.result,
+            result=outcome.result if self.result_apart is None else None,
+            result_size=None if self.result_apart is None else len(self.result_apart),
             queue_ms=timing.queue_ms,
             ttft_ms=timing.ttft_ms,
             total_ms=timing.total_ms,
             tokens_per_second=timing.tokens_per_second,
         )
+
+
+def within_bounds(event: Progress) -> Progress:
+    """Progress from 0 to 1, whatever a function has reckoned."""
+    fraction = min(max(event.progress, 0.0), 1.0)
+    return event if fraction == event.progress else Progress(fraction, event.message)
 
 
 def _state_after(ending: Mapping[str, Any]) -> State:

@@ -23,7 +23,7 @@ class Writer:
 
     def say(self, *tokens: bytes) -> None:
         payloads = [b'{"token":"%b"}' % token for token in tokens]
-        assert self.ledger.append([(self.id, 1, len(self.log), payloads, None)]) == [1]
+        assert self.ledger.frames.append([(self.id, 1, len(self.log), payloads, None)]) == [1]
         self.log += payloads
 
     def end(self, terminal: bytes = DONE) -> None:

@@ -70,7 +70,7 @@ def holds(ledger: Ledger, run_id: str = "r1", owner: str = OWNER) -> tuple[bool,
 
 def events(ledger: Ledger, run_id: str = "r1") -> list[tuple[tuple[int, int], list[bytes], bool]]:
     """Its whole log: place of each frame, and what the frame holds."""
-    return [((epoch, n), payloads, end) for epoch, n, payloads, end in ledger.entries(run_id, 0, 0)[1]]
+    return [((epoch, n), payloads, end) for epoch, n, payloads, end in ledger.frames.entries(run_id, 0, 0)[1]]
 
 
 def told(ledger: Ledger, owner: str = OWNER) -> list[dict[str, Any]]:

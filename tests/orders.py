@@ -12,9 +12,9 @@ from flask_llmstream.ledger import Ending, Ledger
 from flask_llmstream.log import Log
 from flask_llmstream.models import ModelSettings
 from flask_llmstream.order import About, Claim, Order
-from flask_llmstream.registry import Work
 from flask_llmstream.run import Run
 from flask_llmstream.runtime import current
+from flask_llmstream.work import Work
 from tests.puppet import Puppet
 
 OWNER = "user:ann"

@@ -8,9 +8,10 @@ from typing import Any
 
 from flask_llmstream.cursor import Cursor
 from flask_llmstream.order import Order
-from flask_llmstream.registry import Callbacks, Registry
+from flask_llmstream.registry import Registry
 from flask_llmstream.run import AnyRun, Run
 from flask_llmstream.store import Store
+from flask_llmstream.work import Callbacks
 from tests.orders import OWNER
 from tests.puppet import eventually
 

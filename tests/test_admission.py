@@ -91,7 +91,8 @@ from contextlib import nullcontext
 import gevent
 from flask_llmstream.errors import LimitReached
 from flask_llmstream.admission import Allowance
-from flask_llmstream.registry import Callbacks, Registry
+from flask_llmstream.registry import Registry
+from flask_llmstream.work import Callbacks
 from flask_llmstream.store import EmbeddedStore, RedisStore
 from tests.admission import start
 from tests.puppet import Pause

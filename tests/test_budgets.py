@@ -63,7 +63,7 @@ def test_a_crash_is_settled_by_whoever_closes_the_run(make, store):
     killed = Ledger(store, retention=600, lease=0.001)
     about = about_of(claim_of("left"), prompt=50)
     killed.admit("left", about, b'{"status":"queued"}', Allowance(tokens=BUDGET), max_tokens=1000)
-    killed.append([("left", 1, 1, [b'{"token":"Hel"}', b'{"token":"lo"}'], 1.0)])
+    killed.frames.append([("left", 1, 1, [b'{"token":"Hel"}', b'{"token":"lo"}'], 1.0)])
     assert used(store) == 1050
 
     def settled() -> bool:

@@ -132,6 +132,23 @@ def test_where_another_process_may_have_closed_it_the_ledger_comes_first(process
     assert process.story == ["conversation: completed", "ledger", "readers", "application: completed, Hello"]
 
 
+def test_what_the_next_attempt_holds_is_not_released(process):
+    """It may begin here while the old one, which has lost its hold, is about to say how it ended."""
+    process.leases.sure = False
+    run = process.run()
+    finish = process.ledger.finish
+
+    def overtaken(*given, **more):
+        process.ledger.store.command("HSET", process.ledger.store.key("run", "r1"), "epoch", 2)
+        run.passed_on = True
+        return finish(*given, **more)
+
+    process.ledger.finish = overtaken
+    process.endings.carry_out(run)
+    assert process.leases.released == []
+    assert "application" not in "".join(process.story)
+
+
 def test_the_end_lets_go_of_what_only_the_function_needed(process):
     for sure in (True, False):
         process.leases.sure = sure
@@ -201,11 +218,11 @@ def test_one_that_learns_of_it_late_still_says_what_the_journal_says(process):
     assert process.story[0] == "application: completed, Hello"
 
 
-def test_one_that_was_fenced_out_by_a_writer_who_goes_on_says_that_it_is_alone(process, store):
+def test_one_that_was_fenced_out_by_a_writer_who_goes_on_sends_its_readers_there(process, store):
     run = process.run()
     store.command("HSET", store.key("run", "r1"), "epoch", 2)
     process.endings.carry_out(run)
-    assert last(run)["durable"] is False and process.leases.released == ["r1"]
+    assert run.log.lost and not run.ended and process.leases.released == ["r1"]
 
 
 # Lost

@@ -7,6 +7,7 @@ import pytest
 
 from flask_llmstream import errors
 from flask_llmstream.errors import (
+    InvalidAnswer,
     LimitReached,
     LLMStreamError,
     Retold,
@@ -25,6 +26,8 @@ def kinds(kind: type[LLMStreamError] = LLMStreamError) -> list[type[LLMStreamErr
 def make(kind: type[LLMStreamError], **more: object) -> LLMStreamError:
     if kind is LimitReached:
         return LimitReached("runs", "You have enough.", **more)
+    if kind is InvalidAnswer:
+        return InvalidAnswer("It does not fit.", errors={"total": ["Not a number."]}, attempts=3, **more)
     return kind("idle", **more) if kind is UpstreamTimeout else kind(**more)  # type: ignore[arg-type]
 
 
@@ -94,6 +97,7 @@ def test_what_passes_may_be_tried_again_and_nothing_else():
         "UpstreamUnavailable",
         "UpstreamUnreachable",
         "UpstreamTruncated",
+        "WebhookFailed",
     }
 
 

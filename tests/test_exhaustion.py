@@ -172,7 +172,7 @@ def test_a_run_that_is_left_is_looked_after_later(ledger, monkeypatch):
 
 @pytest.mark.needs("redis-server")
 def test_the_journal_begins_with_the_next_run(ledger, monkeypatch):
-    journal = SharedJournal(ledger, lambda run: None)
+    journal = SharedJournal(ledger.frames, lambda run: None)
     for run_id in ("r1", "r2"):
         admit(ledger, run_id, make_run(run_id).about)
     with exhausted(monkeypatch), pytest.raises(RuntimeError):

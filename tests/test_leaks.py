@@ -63,7 +63,7 @@ def test_sees_what_is_kept_up_for_other_processes(redis_server):
     store = RedisStore(redis_server.url, "llmstream:")
     ledger, heard = Ledger(store, retention=600, lease=60), []
     leases = SharedLeases(store, lambda *news: heard.append(news), heard.append)
-    journal, mirrors = SharedJournal(ledger, heard.append), Mirrors(ledger, heard.append, refresh=60)
+    journal, mirrors = SharedJournal(ledger.frames, heard.append), Mirrors(ledger, heard.append, refresh=60)
     run = make_run("r1")
     admit(ledger, "r1", run.about)
     leases.hold(run)

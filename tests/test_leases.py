@@ -255,6 +255,14 @@ def test_of_runs_that_are_released_nothing_is_told(process):
     assert ("r1", "stop") not in process.news
 
 
+@redis
+def test_what_was_lost_and_is_held_again_is_another_attempt_at_it(process):
+    process.write()
+    process.leases._tell([[b"r1", b"fenced"], [b"r2", b"fenced"]], [])
+    assert ("r2", "fenced") in process.news
+    assert ("r1", "fenced") not in process.news
+
+
 # Whether it is sure
 
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from flask_llmstream.ledger import LONGEST_RUN, USAGE_KEPT, Ledger, read_frame
+from flask_llmstream.frames import read_frame
+from flask_llmstream.ledger import LONGEST_RUN, USAGE_KEPT, Ledger
 from flask_llmstream.store import digest
 from tests.ledgers import (
     ABOUT,
@@ -63,7 +64,7 @@ def test_an_end_leaves_the_conversation_to_whom_it_has_passed_on(ledger):
 
 def test_the_events_that_the_log_does_not_have_come_before_the_end(ledger):
     start(ledger)
-    ledger.append([("r1", 1, 1, [b"2", b"3"], None)])
+    ledger.frames.append([("r1", 1, 1, [b"2", b"3"], None)])
     ledger.finish("r1", ABOUT, ending(b"4", b"5", kept=3))
     assert events(ledger)[1:] == [((1, 3), [b"2", b"3"], False), ((1, 5), [b"4", b"5"], False), ((1, 6), [DONE], True)]
 
@@ -71,7 +72,7 @@ def test_the_events_that_the_log_does_not_have_come_before_the_end(ledger):
 def test_those_that_came_meanwhile_are_not_lost(ledger):
     """The journal was writing while the run ended, so the end knows of fewer than are there."""
     start(ledger)
-    ledger.append([("r1", 1, 1, [b"2", b"3"], None)])
+    ledger.frames.append([("r1", 1, 1, [b"2", b"3"], None)])
     ledger.finish("r1", ABOUT, ending(b"2", b"3", kept=1))
     assert events(ledger)[1:] == [((1, 3), [b"2", b"3"], False), ((1, 4), [DONE], True)]
 
@@ -79,7 +80,9 @@ def test_those_that_came_meanwhile_are_not_lost(ledger):
 def test_an_end_is_published_to_readers_with_what_comes_before_it(ledger):
     start(ledger)
     heard = []
-    subscription = ledger.store.subscribe(ledger.channel("r1"), lambda message: heard.append(read_frame(message)))
+    subscription = ledger.store.subscribe(
+        ledger.frames.channel("r1"), lambda message: heard.append(read_frame(message))
+    )
     ledger.finish("r1", ABOUT, ending(b"2", kept=1))
     eventually(lambda: len(heard) == 2)
     assert heard == [(1, 2, [b"2"]), (1, 3, [DONE])]
@@ -113,7 +116,7 @@ def test_a_run_whose_lease_goes_on_is_nobody_elses_to_close(ledger):
 
 def test_a_run_that_was_left_can_be_closed_and_its_writer_finds_that(ledger):
     start(ledger)
-    ledger.append([("r1", 1, 1, [b"2"], None)])
+    ledger.frames.append([("r1", 1, 1, [b"2"], None)])
     lapse(ledger)
     left = left_by_its_writer(terminal=REAPED, state="failed")
     assert ledger.finish("r1", ABOUT, left) == ("ended", 2, REAPED)
@@ -264,7 +267,7 @@ class Story:
     def append(self, writer, count):
         kept = self.kept[writer]
         said = self.log[kept : kept + count]
-        if said and self.ledger.append([("r1", 1, kept, said, None)])[0] != 0:
+        if said and self.ledger.frames.append([("r1", 1, kept, said, None)])[0] != 0:
             self.kept[writer] = kept + len(said)
 
     def finish(self, writer):

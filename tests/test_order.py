@@ -29,6 +29,7 @@ def test_all_that_others_need_is_written_down_and_no_more():
         assert getattr(again, name) == getattr(ORDER, name)
     assert (again.prompt, again.model) == (7, "house")
     assert not hasattr(again, "input"), "which is the function's, and may be anything"
+    assert again.order(ORDER.input) == ORDER
 
 
 def test_while_a_new_version_is_deployed_both_read_what_the_other_has_written():

@@ -7,7 +7,9 @@ import threading
 import pytest
 
 from flask_llmstream.cursor import Cursor
+from flask_llmstream.drain import Drain
 from flask_llmstream.errors import RunExpired, RunNotFound, StoreUnavailable
+from flask_llmstream.orphans import Orphans
 from flask_llmstream.runtime import threads
 from flask_llmstream.store import RedisStore
 from tests.ledgers import holds, lapse, leftovers
@@ -57,7 +59,7 @@ def run(there, pause):
 
 
 def is_journalled(registry, run):
-    kept, frames = registry.ledger.entries(run.id, 0, 0)
+    kept, frames = registry.ledger.frames.entries(run.id, 0, 0)
     return kept and sum(len(payloads) for _, _, payloads, _ in frames) == len(run.log)
 
 
@@ -163,7 +165,7 @@ def test_one_who_has_just_left_elsewhere_has_the_grace_time_too(here, there, pau
     eventually(lambda: is_journalled(there, run))
     found = here.find(run.id, OWNER)
     here.leave(found, here.read(found))
-    eventually(lambda: there.ledger.elsewhere(run.id) not in (None, 0.0))
+    eventually(lambda: there.ledger.frames.elsewhere(run.id) not in (None, 0.0))
     there.leave(run, there.read(run))
     first = run.audience._timer
     first.action()
@@ -187,7 +189,7 @@ def test_whose_process_was_killed_while_they_read_it_there_has_the_grace_time_to
 
     look_again()
     found._subscription.close()
-    eventually(lambda: there.ledger.elsewhere(run.id) is None)
+    eventually(lambda: there.ledger.frames.elsewhere(run.id) is None)
     look_again()
     assert not run.cancelled
     look_again()
@@ -197,15 +199,15 @@ def test_whose_process_was_killed_while_they_read_it_there_has_the_grace_time_to
 
 def test_who_comes_here_while_others_are_asked_keeps_it_going(there, pause, monkeypatch):
     run, _ = there.start(ORDER, KEY, work("Hel", pause, grace=0))
-    elsewhere, come = there.ledger.elsewhere, []
+    elsewhere, come = there.ledger.frames.elsewhere, []
 
     def in_the_meantime(run_id):
         said = elsewhere(run_id)
         come.append(there.read(run))
         return said
 
-    monkeypatch.setattr(there.ledger, "elsewhere", in_the_meantime)
-    there._abandon_unless_read(run)
+    monkeypatch.setattr(there.ledger.frames, "elsewhere", in_the_meantime)
+    Orphans(there.ledger, Drain(), there.stop)._stop_unless_read(run)
     assert come and not run.cancelled
     monkeypatch.undo()
     there.leave(run, come[0])
@@ -220,7 +222,7 @@ def test_while_nobody_knows_who_reads_it_elsewhere_it_goes_on(there, pause, monk
         if len(asked) == 1:
             raise StoreUnavailable(diagnosis="Redis is gone")
 
-    monkeypatch.setattr(there.ledger, "elsewhere", elsewhere)
+    monkeypatch.setattr(there.ledger.frames, "elsewhere", elsewhere)
     run, _ = there.start(ORDER, KEY, work("Hel", pause, grace=0))
     there.leave(run, there.read(run))
     eventually(lambda: run.audience._timer is not None)

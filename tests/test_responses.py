@@ -94,7 +94,7 @@ def test_an_event_is_encoded_once_however_many_read_it(monkeypatch):
     heard = [events(reader) for reader in (answer, *readers)]
     assert heard[1:] == [heard[0]] * 3
     assert [event for event in encoded if isinstance(event, Token)] == [Token("Hel"), Token("lo")]
-    assert len(encoded) == len(heard[0])
+    assert len(encoded) == len(heard[0]) - 1  # the first, which is always the same, is encoded when it is imported
     llm.record(app).close()
 
 

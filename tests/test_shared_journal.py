@@ -27,10 +27,10 @@ class Journalled:
     def __init__(self, ledger):
         self.ledger = ledger
         self.lost = []
-        self.journal = SharedJournal(ledger, self.put_back)
+        self.journal = SharedJournal(ledger.frames, self.put_back)
         self.steps = []
-        self._append = ledger.append
-        ledger.append = self.append
+        self._append = ledger.frames.append
+        ledger.frames.append = self.append
 
     def put_back(self, run):
         self.ledger.restore(run.id, run.about, 1, list(run.log.entries))
@@ -197,8 +197,8 @@ class Faulty:
         self.times = 0
         self.tries = 0
         self.applied = applied
-        self.append = journalled.ledger.append
-        journalled.ledger.append = self
+        self.append = journalled.ledger.frames.append
+        journalled.ledger.frames.append = self
 
     def __call__(self, frames):
         if self.times == 0:
@@ -221,7 +221,7 @@ def test_a_step_that_failed_is_repeated(journalled, monkeypatch, applied):
             say(run, f"{n} ")
         eventually(lambda: faulty.times == 0 and journalled.has(*runs))
     assert faulty.tries > 5 and journalled.lost == []
-    published = [payload for *_, payloads, _ in journalled.ledger.entries("r1", 0, 0)[1] for payload in payloads]
+    published = [payload for *_, payloads, _ in journalled.ledger.frames.entries("r1", 0, 0)[1] for payload in payloads]
     assert set(published) == set(runs[1].log.entries)
 
 
@@ -260,14 +260,14 @@ def test_a_run_that_ends_in_an_outage_is_not_held_any_longer(journalled, monkeyp
 
 def test_a_mistake_of_the_program_is_told_and_survived(journalled, monkeypatch, caplog):
     monkeypatch.setattr(journal_module, "BACKOFF_MOST", 0.01)
-    append, mistakes = journalled.ledger.append, [ZeroDivisionError]
+    append, mistakes = journalled.ledger.frames.append, [ZeroDivisionError]
 
     def mistaken(frames):
         if mistakes:
             raise mistakes.pop()
         return append(frames)
 
-    journalled.ledger.append = mistaken
+    journalled.ledger.frames.append = mistaken
     run = journalled.follow("r1")
     say(run, "a")
     eventually(lambda: journalled.has(run))

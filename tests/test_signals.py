@@ -50,6 +50,16 @@ def test_is_sent_in_an_application_context_and_no_request():
     assert heard == [(app, False)]
 
 
+def test_what_else_follows_an_end_does_not_depend_on_what_fails(caplog):
+    app = new_app()
+    llm = LLMStream(app, model=instant())
+    followed = []
+    llm.record(app).after_end[:] = [lambda run: 1 / 0, lambda run: followed.append(run.decided)]
+    assert text(ask(app)) == "Hello, you"
+    assert followed == ["completed"]
+    assert "ZeroDivisionError" in caplog.text
+
+
 def test_is_sent_to_the_receivers_of_this_application_alone():
     llm = LLMStream(model=instant())
     app, other = new_app(), new_app()

@@ -301,7 +301,7 @@ def test_a_run_that_was_left_is_entered_by_whoever_closes_it(redis_server):
         killed = Ledger(registry.ledger.store, retention=600, lease=0.001)
         about = about_of(claim_of("left"), prompt=50)
         admit(killed, "left", about)
-        killed.append([("left", 1, 1, [b'{"token":"Hel"}', b'{"token":"lo"}'], 1.0)])
+        killed.frames.append([("left", 1, 1, [b'{"token":"Hel"}', b'{"token":"lo"}'], 1.0)])
 
         def entered():
             registry._reap("left")

@@ -11,6 +11,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from .sockets import hang_up, reset
@@ -60,6 +61,9 @@ class Runtime(Protocol):
 
     def keep(self, work: Callable[[], None]) -> None:
         """Do `work` by itself. A process that ends waits for the end of it, and everything else goes on meanwhile."""
+
+    def whole(self) -> AbstractContextManager[None]:
+        """A section of a task's work that is done whole or not at all: it is interrupted before or behind it."""
 
     def bell(self) -> Bell: ...
 

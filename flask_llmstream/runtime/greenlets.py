@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import gevent
@@ -62,8 +63,11 @@ class GreenletTask:
         self._begun = False
         self._interrupted = False
         self._sheltered = False
+        self._whole = 0
+        self._missed = False
         self._loop = gevent.get_hub().loop
         self._greenlet = gevent.Greenlet(self._run)
+        self._greenlet.llmstream_task = self  # type: ignore[attr-defined]
         # In a greenlet of its own, which no interruption of the work can reach.
         self._greenlet.link(lambda _: done())
 
@@ -81,8 +85,22 @@ class GreenletTask:
             # A greenlet that has not begun has nothing to unwind, and its killing would be reported as a crash.
             self._loop.run_callback_threadsafe(self._strike)
 
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Be interrupted behind this section, and not inside."""
+        self._whole += 1
+        try:
+            yield
+        finally:
+            self._whole -= 1
+            if self._missed and not (self._whole or self._sheltered):
+                self._missed = False
+                raise RunCancelled
+
     def _strike(self) -> None:
-        if not (self._sheltered or self._greenlet.dead):
+        if self._whole:
+            self._missed = True
+        elif not (self._sheltered or self._greenlet.dead):
             self._greenlet.throw(RunCancelled)
 
     def _run(self) -> None:
@@ -158,6 +176,10 @@ class Greenlets:
     def keep(self, work: Callable[[], None]) -> None:
         # A greenlet too, by now; but one that the interpreter, whose shutdown gevent patches, knows as a thread.
         threading.Thread(target=work, name="llmstream-drain", daemon=False).start()
+
+    def whole(self) -> AbstractContextManager[None]:
+        task = getattr(gevent.getcurrent(), "llmstream_task", None)
+        return nullcontext() if task is None else task.whole()
 
     def bell(self) -> GreenletBell:
         return GreenletBell()

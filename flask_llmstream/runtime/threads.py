@@ -6,7 +6,7 @@ import os
 import select
 import threading
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any
 
 from ..errors import RunCancelled
@@ -118,6 +118,9 @@ class Threads:
 
     def keep(self, work: Callable[[], None]) -> None:
         threading.Thread(target=work, name="llmstream-drain", daemon=False).start()
+
+    def whole(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def bell(self) -> ThreadBell:
         return ThreadBell()

@@ -31,7 +31,17 @@ from ..runtime import Timer, current
 from .connection import PATIENCE, POOL, connect, reason
 from .subscriptions import Receive, Subscription, Subscriptions
 
-__all__ = ["PATIENCE", "EmbeddedStore", "RedisStore", "Store", "Subscription", "connect", "digest"]
+__all__ = [
+    "PATIENCE",
+    "EmbeddedStore",
+    "RedisStore",
+    "Store",
+    "Subscription",
+    "connect",
+    "digest",
+    "faults",
+    "rq_connection",
+]
 
 SWEEP_EVERY = 60.0
 """Seconds between two sweeps of the embedded store."""
@@ -119,7 +129,7 @@ class Store:
 
     @contextmanager
     def _connected(self, patience: float) -> Iterator[None]:
-        with _faults():
+        with faults():
             yield
 
     def _script(self, name: str) -> Any:
@@ -138,7 +148,7 @@ class RedisStore(Store):
 
     def __init__(self, url: str, prefix: str) -> None:
         super().__init__(connect(url), prefix)
-        self._url = url
+        self.url = url
         self._places = threading.BoundedSemaphore(POOL)
         self._closed = False
 
@@ -149,16 +159,25 @@ class RedisStore(Store):
         return Subscriptions(lambda: pool.connection_class(**pool.connection_kwargs))
 
     def subscribe(self, channel: str, receive: Receive, *, lost: Callable[[], None] = lambda: None) -> Subscription:
-        with _faults():
+        with faults():
             return self._subscriptions.add(channel, receive, lost)
 
     @property
     def troubled(self) -> bool:
         return "_subscriptions" in self.__dict__ and self._subscriptions.troubled
 
+    @contextmanager
+    def lend(self) -> Iterator[Any]:
+        """The client itself, for a library that wants one.
+
+        :raises StoreUnavailable: as `command` does; also what the library meets inside.
+        """
+        with self._connected(PATIENCE):
+            yield self._redis
+
     def alone(self) -> RedisStore:
         """The same store over connections of its own, for a thread that must not wait for others."""
-        return RedisStore(self._url, self.prefix)
+        return RedisStore(self.url, self.prefix)
 
     def close(self) -> None:
         if "_subscriptions" in self.__dict__:
@@ -177,7 +196,7 @@ class RedisStore(Store):
         if not self._places.acquire(timeout=patience):
             raise StoreUnavailable(retry_after=RETRY_AFTER, diagnosis="all connections to Redis are taken")
         try:
-            with _faults():
+            with faults():
                 yield
         finally:
             self._places.release()
@@ -228,6 +247,11 @@ class EmbeddedStore(Store):
             self._pubsub.close()
         super().close()
 
+    @contextmanager
+    def _connected(self, patience: float) -> Iterator[None]:
+        with current().whole(), self._lock, faults():  # the emulation leaves half of a script done that is interrupted
+            yield
+
     def _unsubscribe(self, channel: str, receive: Receive) -> None:
         with self._lock:
             receivers = self._receivers[channel]
@@ -245,13 +269,18 @@ class EmbeddedStore(Store):
                         receive(message["data"])
 
 
+def rq_connection(store: RedisStore) -> Any:
+    """A client of its own for an RQ worker, which changes the time-outs of what it is given."""
+    return connect(store.url)
+
+
 def digest(*parts: str) -> str:
     """One short name for several strings, in which none of them can be read."""
     return sha256("\0".join(parts).encode()).hexdigest()[:32]
 
 
 @contextmanager
-def _faults() -> Iterator[None]:
+def faults() -> Iterator[None]:
     """Tell what Redis cannot do now from what is wrong with this program."""
     try:
         yield

@@ -3,7 +3,8 @@
 -- KEYS[1]  the idempotency key's record: run, fingerprint
 -- KEYS[2]  the run's record
 -- KEYS[3]  its log
--- KEYS[4]  the leases of all runs: id by the millisecond in which it lapses
+-- KEYS[4]  the leases of all runs: id by the millisecond in which it lapses, or in which it is looked after that waits,
+--          beyond all others
 -- KEYS[5]  the owner's live runs: id by the millisecond of its start
 -- KEYS[6]  the owner's runs that are kept: id by the millisecond until which it is
 -- KEYS[7]  the owner's feed
@@ -11,9 +12,9 @@
 -- KEYS[9]  the owner's starts in the window: window, n
 -- KEYS[10] the owner's tokens in the window: window, n
 -- ARGV[1]  JSON: id, fingerprint, prefix, process, hold and lease (milliseconds), conversation (whether it has one),
---          alone (whether no other process shares the store), max_runs, busy (reject, replace or join), starts and
---          tokens ({quota, milliseconds}), prompt (its tokens), max_tokens (that its answer may have) and least (of
---          these, where the quota leaves fewer)
+--          waiting (whether it is yet to be taken up), alone (whether no other process shares the store), max_runs, busy
+--          (reject, replace or join), starts and tokens ({quota, milliseconds}), prompt (its tokens), max_tokens (that
+--          its answer may have) and least (of these, where the quota leaves fewer)
 -- ARGV[2]  what the run's record says of it
 -- ARGV[3]  the first frame of its log
 -- ARGV[4]  what the feed says, or nothing: where the run's conversation is to know of it first (see tell.lua)
@@ -22,9 +23,10 @@
 -- where it is busy; max_tokens and replaced (the runs that were stopped) where it is admitted; standing, the limits as
 -- they stand.
 --
--- A slot is a lease: a run whose lease has lapsed holds none, whoever has yet to clear it away. One that was stopped for
--- another's sake holds none either, however long its writer takes.
+-- A slot is a lease: a run whose lease has lapsed holds none, whoever has yet to clear it away; one that waits to be
+-- taken up always does. One that was stopped for another's sake holds none either, however long its writer takes.
 
+local WAITING = 1e13
 local ask = cjson.decode(ARGV[1])
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -36,10 +38,14 @@ end
 
 local function stop(id)
   local record = ask.prefix .. 'run:' .. id
-  local process = redis.call('HGET', record, 'process')
-  if process then
+  local is = redis.call('HMGET', record, 'process', 'waiting')
+  if is[1] or is[2] then
     redis.call('HSET', record, 'stop', 1)  -- first, since a Redis that is full refuses this and would not the rest
-    redis.call('PUBLISH', ask.prefix .. 'process:' .. process, 'stop ' .. id)
+  end
+  if is[2] then
+    redis.call('ZADD', KEYS[4], 0, id)  -- whoever looks next after what was left ends it
+  elseif is[1] then
+    redis.call('PUBLISH', ask.prefix .. 'process:' .. is[1], 'stop ' .. id)
   end
   redis.call('ZREM', KEYS[5], id)
 end
@@ -167,8 +173,9 @@ for _, limit in ipairs(standing) do
 end
 
 redis.call('HSET', KEYS[1], 'run', ask.id, 'fingerprint', ask.fingerprint)
-redis.call('HSET', KEYS[2], 'about', ARGV[2], 'epoch', 1, 'process', ask.process, unpack(reserved))
-redis.call('ZADD', KEYS[4], now + ask.lease, ask.id)
+local holds = ask.waiting and 'waiting' or 'process'
+redis.call('HSET', KEYS[2], 'about', ARGV[2], 'epoch', 1, holds, ask.waiting and 1 or ask.process, unpack(reserved))
+redis.call('ZADD', KEYS[4], now + ask.lease + (ask.waiting and WAITING or 0), ask.id)
 redis.call('ZADD', KEYS[5], now + time[2] % 1000 / 1000, ask.id)  -- which was the first of two in a millisecond, too
 redis.call('ZADD', KEYS[6], now + ask.hold, ask.id)
 if ARGV[4] ~= '' then

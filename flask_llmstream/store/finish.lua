@@ -10,9 +10,9 @@
 -- KEYS[8]  the slot of the conversation
 -- KEYS[9]  the owner's tokens in the window: window, n
 -- KEYS[10] the run's tombstone
--- KEYS[11] the owner's usage of the day: "<measure> <model>" by number
--- KEYS[12] the owners with a usage on that day
--- ARGV[1]  JSON: id, owner, owner_digest, epoch (the writer's), next (the epoch of the last event), lapsed (whether
+-- KEYS[11] the payer's usage of the day: "<measure> <model>" by number
+-- KEYS[12] the payers with a usage on that day
+-- ARGV[1]  JSON: id, payer, owner_digest, epoch (the writer's), next (the epoch of the last event), lapsed (whether
 --          only a run whose lease has lapsed is meant), kept (number of the last event in the log, as the writer knows
 --          it), tail and last (ids in the log), retention and hold (milliseconds), lasting (whether the idempotency key
 --          lives on), conversation (whether it has one), tokens (to be settled), usage ({model, measure, n} each),
@@ -87,9 +87,11 @@ redis.call('ZREM', KEYS[5], ask.id)
 if ask.conversation and redis.call('GET', KEYS[8]) == ask.id then redis.call('DEL', KEYS[8]) end
 enter(ask.tokens - (is[4] or 0), ask.usage, 1)
 if ask.lapsed then remember() end
-redis.call('PEXPIRE', KEYS[11], ask.usage_kept)
-redis.call('SADD', KEYS[12], ask.owner)
-redis.call('PEXPIRE', KEYS[12], ask.usage_kept)
+if #ask.usage > 0 then
+  redis.call('PEXPIRE', KEYS[11], ask.usage_kept)
+  redis.call('SADD', KEYS[12], ask.payer)
+  redis.call('PEXPIRE', KEYS[12], ask.usage_kept)
+end
 
 if is[6] then
   redis.call('DEL', KEYS[2], KEYS[3])

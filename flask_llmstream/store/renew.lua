@@ -4,12 +4,13 @@
 -- KEYS[1]  the leases of all runs
 -- ARGV[1]  prefix of all keys
 -- ARGV[2]  milliseconds of a lease
--- ARGV[3]  the most lapsed runs to name
+-- ARGV[3]  the most lapsed runs to name, and of those that wait as many
 -- ARGV[4…] id and epoch of each run
 --
 -- Returns {{id, verdict} …} for those that cannot go on as they do: stop, ended, fenced or missing; {id …}, the runs whose
--- lease has lapsed; and the millisecond by Redis' clock.
+-- lease has lapsed, and behind them those that wait and are to be looked after; and the millisecond by Redis' clock.
 
+local WAITING = 1e13  -- see admit.lua
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local news = {}
@@ -27,4 +28,8 @@ for i = 4, #ARGV, 2 do
     if is[3] then news[#news + 1] = {id, 'stop'} end
   end
 end
-return {news, redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[3]), now}
+local lapsed = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[3])
+for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], WAITING, WAITING + now, 'LIMIT', 0, ARGV[3])) do
+  lapsed[#lapsed + 1] = id
+end
+return {news, lapsed, now}

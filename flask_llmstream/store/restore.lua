@@ -9,7 +9,7 @@
 -- KEYS[7]  the owner's feed
 -- KEYS[8]  the slot of the conversation
 -- ARGV[1]  JSON: id, fingerprint, epoch, process, hold and lease (milliseconds), conversation (whether it has one), began
---          (the second in which it did, or nothing)
+--          (the second in which it did, or nothing), attempt
 -- ARGV[2]  what the record says of it
 -- ARGV[3]  id of the last event of its log
 -- ARGV[4]  all events of its log, as one frame
@@ -21,7 +21,7 @@ local ask = cjson.decode(ARGV[1])
 local is = redis.call('HMGET', KEYS[2], 'epoch', 'last')
 if is[2] or (is[1] and tonumber(is[1]) ~= ask.epoch) then return 0 end
 if not is[1] then
-  redis.call('HSET', KEYS[2], 'about', ARGV[2], 'epoch', ask.epoch, 'process', ask.process)
+  redis.call('HSET', KEYS[2], 'about', ARGV[2], 'epoch', ask.epoch, 'process', ask.process, 'attempt', ask.attempt)
   redis.call('PEXPIRE', KEYS[2], ask.hold)
 end
 if ask.began ~= '' then redis.call('HSET', KEYS[2], 'started_at', ask.began) end
@@ -33,8 +33,13 @@ if redis.call('HSETNX', KEYS[1], 'run', ask.id) == 1 then
 end
 -- It may have been put back already, and gone on since: several find that it is lost.
 local last = redis.call('XREVRANGE', KEYS[3], '+', '-', 'COUNT', 1)[1]
-if not last or tonumber(string.match(last[1], '-(%d+)')) < tonumber(string.match(ARGV[3], '-(%d+)')) then
-  redis.call('DEL', KEYS[3])  -- which has a part
+local at_epoch, at = 0, 0
+if last then
+  at_epoch, at = string.match(last[1], '(%d+)-(%d+)')
+  at_epoch, at = tonumber(at_epoch), tonumber(at)
+end
+if at_epoch < ask.epoch or at < tonumber(string.match(ARGV[3], '-(%d+)')) then
+  if at_epoch == ask.epoch then redis.call('DEL', KEYS[3]) end  -- which has a part
   redis.call('XADD', KEYS[3], ARGV[3], 'e', ARGV[4])
 end
 redis.call('PEXPIRE', KEYS[3], ask.hold)

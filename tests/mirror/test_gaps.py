@@ -25,7 +25,7 @@ def test_a_gap_is_read_from_the_log(ledger, mirrors, writer, deaf):
     with Reading(mirror):
         writer.say(b"1")
         writer.say(b"2")
-        deaf[ledger.channel("r1")](b"1-3 " + writer.log[2])
+        deaf[ledger.frames.channel("r1")](b"1-3 " + writer.log[2])
         eventually(lambda: has(mirror, writer))
 
 
@@ -34,7 +34,7 @@ def test_what_is_there_already_is_dropped(ledger, mirrors, writer, deaf):
     writer.say(b"1", b"2", b"3")
     with Reading(mirror):
         for message in (b"1-2 " + writer.log[1], b"1-1 " + QUEUED, b"1-4 " + b"\n".join(writer.log[1:])):
-            deaf[ledger.channel("r1")](message)
+            deaf[ledger.frames.channel("r1")](message)
         assert has(mirror, writer)
 
 
@@ -43,7 +43,7 @@ def test_of_what_overlaps_the_rest_is_taken(ledger, mirrors, writer, deaf):
     writer.say(b"1", b"2")
     with Reading(mirror):
         writer.say(b"3")
-        deaf[ledger.channel("r1")](b"1-4 " + b"\n".join(writer.log[2:]))
+        deaf[ledger.frames.channel("r1")](b"1-4 " + b"\n".join(writer.log[2:]))
         assert has(mirror, writer)
 
 
@@ -53,8 +53,8 @@ def test_what_a_writer_says_that_was_given_up_is_dropped(ledger, mirrors, writer
     with Reading(mirror):
         writer.goes()
         mirror.catch_up()
-        deaf[ledger.channel("r1")](b'1-2 {"token":"too late"}')
-        deaf[ledger.channel("r1")](b"1-3 " + DONE)
+        deaf[ledger.frames.channel("r1")](b'1-2 {"token":"too late"}')
+        deaf[ledger.frames.channel("r1")](b"1-3 " + DONE)
         assert mirror.log.entries == [QUEUED, REAPED]
 
 
@@ -63,7 +63,7 @@ def test_the_end_of_a_run_that_was_left_is_read_from_the_log(ledger, mirrors, wr
     with Reading(mirror) as reader:
         writer.say(b"1")
         writer.goes()
-        deaf[ledger.channel("r1")](b"2-1 " + REAPED)
+        deaf[ledger.frames.channel("r1")](b"2-1 " + REAPED)
         eventually(lambda: mirror.ended)
         assert reader.take() == writer.log
         assert (reader.take(), reader.epoch, reader.n) == ([REAPED], 2, 1)
@@ -106,16 +106,16 @@ def test_a_copy_that_was_given_up_is_nobody_elses(ledger, mirrors, writer):
 def test_what_comes_while_the_log_is_read_is_not_lost(ledger, mirrors, writer, deaf, monkeypatch):
     """Between the reading and the moment in which messages are taken again."""
     mirror = mirrors.find("r1")
-    entries = ledger.entries
+    entries = ledger.frames.entries
 
     def slowly(*given):
         found = entries(*given)
         if len(writer.log) == 1:
             writer.end()
-            deaf[ledger.channel("r1")](b"1-2 " + DONE)
+            deaf[ledger.frames.channel("r1")](b"1-2 " + DONE)
         return found
 
-    monkeypatch.setattr(ledger, "entries", slowly)
+    monkeypatch.setattr(ledger.frames, "entries", slowly)
     with Reading(mirror):
         assert mirror.ended and has(mirror, writer)
 
@@ -177,7 +177,7 @@ class Wire:
 
     def __init__(self, ledger):
         self.messages = []
-        self.subscription = ledger.store.subscribe(ledger.channel("r1"), self.messages.append)
+        self.subscription = ledger.store.subscribe(ledger.frames.channel("r1"), self.messages.append)
 
     def wait_for(self, count):
         eventually(lambda: len(self.messages) == count)

@@ -89,7 +89,7 @@ def test_one_that_has_ended_is_whole_and_nobody_is_subscribed_for_it(mirrors, wr
 
 def test_one_whose_log_expires_this_moment_is_not_found(ledger, mirrors, writer):
     writer.end()
-    ledger.store.command("DEL", ledger.channel("r1"))
+    ledger.store.command("DEL", ledger.frames.channel("r1"))
     assert mirrors.find("r1") is None
 
 
@@ -97,7 +97,7 @@ def test_outlines_tell_of_runs_without_their_logs(ledger, mirrors, writer, monke
     other = Writer(ledger, "r2", about_of(claim_of("r2")))
     other.say(b"Hel")
     other.end()
-    monkeypatch.setattr(ledger, "entries", None)
+    monkeypatch.setattr(ledger.frames, "entries", None)
     live, ended = mirrors.outlines(["r1", "nothing", "r2"])
     assert (live.id, live.state) == ("r1", "queued")
     assert (ended.id, ended.state, ended.log.entries) == ("r2", "completed", [DONE])
@@ -130,20 +130,20 @@ def test_a_reader_is_woken_by_what_comes(mirrors, writer):
 def test_many_readers_share_one_copy_and_one_subscription(ledger, mirrors, writer):
     readings = [Reading(mirrors.find("r1")) for _ in range(5)]
     assert len(mirrors) == 1 and len({id(reading.mirror) for reading in readings}) == 1
-    assert ledger.store.command("PUBSUB", "NUMSUB", ledger.channel("r1"))[1] == 1
+    assert ledger.store.command("PUBSUB", "NUMSUB", ledger.frames.channel("r1"))[1] == 1
     writer.say(b"1")
     for reading in readings:
         eventually(lambda reading=reading: len(reading.mirror.log) == 2)
         reading.__exit__()
-    eventually(lambda: ledger.store.command("PUBSUB", "NUMSUB", ledger.channel("r1"))[1] == 0)
+    eventually(lambda: ledger.store.command("PUBSUB", "NUMSUB", ledger.frames.channel("r1"))[1] == 0)
 
 
 def test_when_the_last_reader_leaves_the_writer_can_know(ledger, mirrors, writer):
     first, second = Reading(mirrors.find("r1")), Reading(mirrors.find("r1"))
     first.__exit__()
-    assert ledger.elsewhere("r1") == 0.0
+    assert ledger.frames.elsewhere("r1") == 0.0
     second.__exit__()
-    eventually(lambda: ledger.elsewhere("r1") not in (None, 0.0))
+    eventually(lambda: ledger.frames.elsewhere("r1") not in (None, 0.0))
 
 
 def test_who_comes_back_reads_on(mirrors, writer):
@@ -159,7 +159,7 @@ def test_who_comes_back_reads_on(mirrors, writer):
 
 
 def lose(ledger, *, record=False):
-    ledger.store.command("DEL", ledger.channel("r1"))
+    ledger.store.command("DEL", ledger.frames.channel("r1"))
     if record:
         ledger.store.command("DEL", ledger.store.key("run", "r1"))
 

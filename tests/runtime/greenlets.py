@@ -268,3 +268,30 @@ def test_a_function_that_waits_is_interrupted_and_its_teardown_is_whole(story):
             llm.record(app).registry.stop(llm.record(app).registry.live[0])
             assert events(answer)[-1]["cancelled"] is True
         assert story == ["waits", "removed"]
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_section_that_is_to_be_whole_is_interrupted_behind_its_end(story, fails):
+    begun, goes_on = gevent.event.Event(), gevent.event.Event()
+
+    def work():
+        try:
+            with current().whole(), current().whole():
+                begun.set()
+                goes_on.wait()
+                story.append("whole")
+                if fails:
+                    raise ValueError
+            story.append("not reached")
+        except RunCancelled:
+            story.append("interrupted")
+            raise
+
+    task = current().task(work, lambda: story.append("done"))
+    task.start()
+    begun.wait()
+    task.interrupt()
+    settle()
+    goes_on.set()
+    eventually(lambda: "done" in story)
+    assert story == ["whole", "interrupted", "done"]
