@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 from flask import Request
+from marshmallow import Schema
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from .cursor import Cursor
@@ -22,8 +23,10 @@ from .errors import (
     QueryTooLong,
     RequestRefused,
 )
+from .forms import read_form
 from .record import Record
 from .store import digest
+from .uploads import file_fields, without_ids
 
 LONGEST_QUERY = 3500
 """Bytes. gunicorn refuses a request line of more than 4094 with a page of its own."""
@@ -46,7 +49,7 @@ def json_body(request: Request, record: Record) -> Any:
     """
     if not request.is_json:
         raise NotJSON("Send the request as JSON, with Content-Type: application/json.")
-    most = record.settings.max_input * BYTES_A_CHARACTER + 65536
+    most = longest(record)
     host = request.max_content_length
     request.max_content_length = most if host is None else min(most, host)
     try:
@@ -57,6 +60,23 @@ def json_body(request: Request, record: Record) -> Any:
         return _decode(body)
     except ValueError:
         raise RequestRefused("The request's body is not valid JSON.") from None
+
+
+def request_input(request: Request, record: Record, schema: Schema) -> Any:
+    """The input that a POST carries: JSON, or a form where the schema takes files.
+
+    The files of a form are in `record.uploads` then: whoever does not start a run with them discards them there.
+
+    :raises NotJSON: it is neither.
+    :raises OriginRefused: a page that is not of an allowed origin sends a form, for which browsers ask nobody.
+    :raises RequestRefused: as `json_body` and `read_form` do.
+    """
+    if request.mimetype == "multipart/form-data" and file_fields(schema):
+        require_own_page(request, record)
+        return read_form(request, record.uploads, schema, max_text=longest(record))
+    if not request.is_json and file_fields(schema):
+        raise NotJSON("Send the request as a form with the file, with Content-Type: multipart/form-data.")
+    return json_body(request, record)
 
 
 def query_input(request: Request) -> Any:
@@ -105,8 +125,8 @@ def idempotency_key(request: Request) -> str | None:
 
 
 def fingerprint(feature: str, view_args: dict[str, Any], data: Any) -> str:
-    """What makes two requests the same."""
-    return digest(feature, msgspec.json.encode([view_args, data], order="sorted", enc_hook=str).decode())
+    """What makes two requests the same; the same files, sent again, are."""
+    return digest(feature, msgspec.json.encode([view_args, without_ids(data)], order="sorted", enc_hook=str).decode())
 
 
 def cursor(request: Request) -> Cursor | None:
@@ -153,6 +173,11 @@ def require_own_page(request: Request, record: Record) -> None:
 def _is_allowed(origin: str, record: Record) -> bool:
     allowed = record.settings.allowed_origins
     return bool(origin) and (origin in allowed or "*" in allowed)
+
+
+def longest(record: Record) -> int:
+    """Bytes of the longest valid input, without its files."""
+    return record.settings.max_input * BYTES_A_CHARACTER + 65536
 
 
 def _decode(text: str | bytes) -> Any:
