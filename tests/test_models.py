@@ -1,6 +1,9 @@
 """The model as a run sees it: bound, retried, metered, stoppable."""
 
+import json
+import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
@@ -9,7 +12,9 @@ from hypothesis import strategies as st
 
 from flask_llmstream import models
 from flask_llmstream.errors import (
+    AnswerCut,
     ContentFiltered,
+    InvalidAnswer,
     RunCancelled,
     UpstreamAuthenticationFailed,
     UpstreamMalformed,
@@ -18,8 +23,17 @@ from flask_llmstream.errors import (
     UpstreamUnavailable,
 )
 from flask_llmstream.events import Token, Tool, Usage
-from flask_llmstream.models import BACKOFF, BACKOFF_MOST, RETRY_AFTER_MOST, BoundModel, Meter, ModelSettings
-from flask_llmstream.providers import Timeouts
+from flask_llmstream.models import (
+    BACKOFF,
+    BACKOFF_MOST,
+    CORRECTION_MOST,
+    RETRY_AFTER_MOST,
+    BoundModel,
+    Meter,
+    Misfit,
+    ModelSettings,
+)
+from flask_llmstream.providers import CORRECTION, Timeouts
 from tests.puppet import PATIENCE, Pause, Puppet
 
 QUESTION = [{"role": "user", "content": "12345678"}]
@@ -304,6 +318,18 @@ def test_the_calls_of_a_run_add_up():
     assert meter.finish_reason == "stop"
 
 
+def test_calls_in_several_threads_add_up():
+    model, meter = bind(Puppet([""], usage=Usage(1, 1)))
+    patience = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda _: model.reply(QUESTION), range(10_000)))
+    finally:
+        sys.setswitchinterval(patience)
+    assert meter.usage == meter.by_model["puppet"] == Usage(10_000, 10_000)
+
+
 def test_the_last_call_says_why_the_answer_ended():
     puppet = Puppet()
     model, meter = bind(puppet)
@@ -318,3 +344,137 @@ def test_the_run_hears_when_the_server_has_taken_a_request():
     model = BoundModel(Puppet(), ModelSettings(max_tokens=1), Meter(lambda: accepted.append(1)))
     answer(model)
     assert accepted
+
+
+# Answers of a certain shape
+
+
+class Even:
+    """The least that a shape can be: an even number in JSON."""
+
+    name = "even"
+    json_schema = {"type": "object"}  # noqa: RUF012
+
+    def load(self, text):
+        try:
+            number = json.loads(text)
+        except ValueError:
+            raise Misfit({"_schema": ["Not JSON."]}) from None
+        if number % 2:
+            raise Misfit({"number": [f"{number} is odd."]})
+        return number
+
+
+def test_with_a_shape_it_is_what_the_shape_makes_of_the_answer():
+    puppet = Puppet(["1", "2"])
+    assert bind(puppet)[0].reply(QUESTION, Even()) == 12
+    form = {"name": "even", "strict": True, "schema": {"type": "object"}}
+    assert puppet.calls[0].options == {"response_format": {"type": "json_schema", "json_schema": form}}
+
+
+def test_a_server_without_structured_outputs_gets_the_response_format_that_the_function_names():
+    puppet = Puppet(["12"])
+    bind(puppet)[0].reply(QUESTION, Even(), response_format={"type": "json_object"}, seed=2)
+    assert puppet.calls[0].options == {"response_format": {"type": "json_object"}, "seed": 2}
+
+
+def test_an_answer_that_does_not_fit_goes_back_with_what_is_wrong_with_it():
+    puppet = Puppet(["1"], ["3"], ["4"])
+    assert bind(puppet)[0].reply(QUESTION, Even()) == 4
+    first, second, third = (list(call.messages) for call in puppet.calls)
+    assert first == QUESTION
+    assert second == [
+        *QUESTION,
+        {"role": "assistant", "content": "1"},
+        {"role": "user", "content": CORRECTION + '\n{"number":["1 is odd."]}'},
+    ]
+    # The last one alone goes back, so that the question does not grow with each attempt.
+    assert [message["content"] for message in third[1:]] == ["3", CORRECTION + '\n{"number":["3 is odd."]}']
+    assert puppet.calls[1].options == puppet.calls[0].options
+
+
+def test_an_empty_answer_is_not_sent_back():
+    puppet = Puppet([""], ["2"])
+    bind(puppet)[0].reply(QUESTION, Even())
+    assert [message["role"] for message in puppet.calls[1].messages] == ["user", "user"]
+
+
+def test_what_is_said_of_an_answer_is_no_longer_than_it_may_be():
+    class Severe(Even):
+        def load(self, text):
+            raise Misfit({"a": ["wrong " * 10_000]})
+
+    puppet = Puppet()
+    with pytest.raises(InvalidAnswer):
+        bind(puppet, attempts=2)[0].reply(QUESTION, Severe())
+    assert len(puppet.calls[1].messages[-1]["content"]) == len(CORRECTION) + 1 + CORRECTION_MOST
+
+
+@pytest.mark.parametrize(("bound", "asked", "made"), [(3, None, 3), (1, None, 1), (3, 2, 2), (1, 4, 4)])
+def test_after_so_many_attempts_the_answer_is_invalid(bound, asked, made):
+    puppet = Puppet(["1"])
+    with pytest.raises(InvalidAnswer) as invalid:
+        bind(puppet, attempts=bound)[0].reply(QUESTION, Even(), attempts=asked)
+    assert len(puppet.calls) == made
+    problem = invalid.value.problem()
+    assert (problem["status"], problem["attempts"], problem["errors"]) == (502, made, {"number": ["1 is odd."]})
+
+
+def test_the_run_hears_of_each_answer_that_is_tried_again(caplog):
+    caplog.set_level("INFO", "flask_llmstream")
+    heard = []
+    meter = Meter(rejected=lambda attempt, errors: heard.append((attempt, errors)))
+    model = BoundModel(Puppet(["1"], ["no"], ["3"]), ModelSettings(max_tokens=9), meter)
+    with pytest.raises(InvalidAnswer):
+        model.reply(QUESTION, Even())
+    assert heard == [(1, {"number": ["1 is odd."]}), (2, {"_schema": ["Not JSON."]})]  # the third is in the error
+    assert "does not fit even: {'number': ['1 is odd.']}; attempt 2 follows" in caplog.text
+
+
+def test_all_attempts_are_metered():
+    model, meter = bind(Puppet(["1"], ["2"], usage=Usage(10, 5)))
+    model.reply(QUESTION, Even())
+    assert meter.usage == Usage(20, 10)
+
+
+def test_an_answer_that_was_cut_is_no_invalid_one_and_not_tried_again():
+    puppet = Puppet(["[1, 2"], finish_reason="length")
+    with pytest.raises(AnswerCut) as cut:
+        bind(puppet, max_tokens=7)[0].reply(QUESTION, Even())
+    assert len(puppet.calls) == 1
+    assert cut.value.problem()["max_tokens"] == 7
+
+
+def test_an_answer_that_was_complete_when_it_was_cut_is_one():
+    """Some servers go on with blanks until they are stopped."""
+    assert bind(Puppet(["2", "   "], finish_reason="length"))[0].reply(QUESTION, Even()) == 2
+
+
+def test_an_answer_that_a_filter_cut_off_is_neither(pauses):
+    puppet = Puppet(["2"], finish_reason="content_filter")
+    with pytest.raises(ContentFiltered):
+        bind(puppet)[0].reply(QUESTION, Even())
+    assert len(puppet.calls) == 1
+
+
+def test_retries_and_attempts_are_counted_apart(pauses):
+    """A server that is down for a moment takes none of the model's attempts, and the other way round."""
+    puppet = Puppet([UpstreamRateLimited(retry_after=2)], ["1"], [UpstreamUnavailable()], ["3"], ["4"])
+    assert bind(puppet, retries=1, attempts=3)[0].reply(QUESTION, Even()) == 4
+    assert len(puppet.calls) == 5 and len(pauses) == 2
+    assert pauses[0] >= 2
+
+
+def test_a_server_that_stays_down_ends_it_after_its_retries(pauses):
+    puppet = Puppet(["1"], [UpstreamUnavailable()])
+    with pytest.raises(UpstreamUnavailable):
+        bind(puppet, retries=2, attempts=5)[0].reply(QUESTION, Even())
+    assert len(puppet.calls) == 4
+
+
+def test_a_stop_between_two_attempts_makes_no_further_one():
+    puppet = Puppet(["1"])
+    meter = Meter(rejected=lambda attempt, errors: meter.cancel())
+    with pytest.raises(RunCancelled):
+        BoundModel(puppet, ModelSettings(max_tokens=9), meter).reply(QUESTION, Even())
+    assert len(puppet.calls) == 1

@@ -304,6 +304,77 @@ def test_texts_are_cut_into_tokens_and_lose_nothing(tokens, expected):
     assert schedule.text == "".join(expected)
 
 
+# Answers of a certain shape
+
+STRICT = {
+    "type": "object",
+    "properties": {"total": {"type": ["number", "null"]}},
+    "required": ["total"],
+    "additionalProperties": False,
+}
+
+
+def response_format(schema, **more):
+    return {"type": "json_schema", "json_schema": {"name": "bill", "strict": True, "schema": schema} | more}
+
+
+def test_answers_in_json_come_in_the_order_in_which_they_are_given():
+    with ModelServer(Schedule(json={"total": 3})) as server, official(server) as client:
+        server.then(Schedule(json={"total": "größer"}), Schedule(json=[]))
+        texts = [
+            client.chat.completions.create(model="m", messages=MESSAGES, response_format=response_format(STRICT))
+            .choices[0].message.content
+            for _ in range(3)
+        ]  # fmt: skip
+        assert texts == ['{"total": "größer"}', "[]", '{"total": 3}']
+        assert [request.json_schema for request in server.requests] == [STRICT] * 3
+
+
+def test_a_request_for_plain_text_has_no_schema():
+    with ModelServer() as server, official(server) as client:
+        client.chat.completions.create(model="m", messages=MESSAGES)
+        client.chat.completions.create(model="m", messages=MESSAGES, response_format={"type": "json_object"})
+        assert [request.json_schema for request in server.requests] == [None, None]
+
+
+LEAF = {"type": "string"}
+
+
+@pytest.mark.parametrize(
+    ("schema", "message"),
+    [
+        ({"type": "array", "items": LEAF}, "must be a JSON Schema of"),
+        (STRICT | {"additionalProperties": True}, "'additionalProperties'"),
+        (STRICT | {"required": []}, "Missing"),
+        (STRICT | {"properties": {"total": LEAF | {"default": "x"}}}, "default"),
+        (STRICT | {"properties": {"total": LEAF | {"minLength": 1}}}, "minLength"),
+        (STRICT | {"properties": {"total": LEAF | {"format": "uri"}}}, "'uri' is not a valid format"),
+        (STRICT | {"properties": {"total": {}}}, "must have a 'type' key"),
+        (STRICT | {"properties": {"total": {"type": "array"}}}, "missing items"),
+        (STRICT | {"properties": {"total": {"$ref": "#/$defs/A"}}}, "leads nowhere"),
+        (STRICT | {"properties": {"total": {"$ref": "#", "description": "x"}}}, "keywords beside it"),
+        (STRICT | {"properties": {"total": {"anyOf": [LEAF, {"type": "odd"}]}}}, "anyOf"),
+        (STRICT | {"$defs": {"A": {"type": "object", "properties": {}}}}, "'additionalProperties'"),
+    ],
+    ids=str,
+)
+def test_a_schema_that_strict_mode_does_not_take_is_refused_as_openai_does(schema, message):
+    with ModelServer(Schedule(json={})) as server, official(server) as client:
+        with pytest.raises(openai.BadRequestError, match="Invalid schema for response_format 'bill'") as refused:
+            client.chat.completions.create(model="m", messages=MESSAGES, response_format=response_format(schema))
+        assert message in str(refused.value)
+        assert refused.value.param == "response_format"
+        lax = response_format(schema, strict=False)
+        assert client.chat.completions.create(model="m", messages=MESSAGES, response_format=lax)
+
+
+def test_the_name_of_a_schema_is_held_to_its_rule():
+    with ModelServer() as server, official(server) as client, pytest.raises(openai.BadRequestError, match="name"):
+        client.chat.completions.create(
+            model="m", messages=MESSAGES, response_format=response_format(STRICT, name="a bill")
+        )
+
+
 def test_it_runs_as_a_process():
     command = [sys.executable, "-m", "flask_llmstream.testing", "--tokens", "7", "--rate", "0", "--key", "k"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:

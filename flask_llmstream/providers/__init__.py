@@ -10,6 +10,11 @@ from ..events import Event, FinishReason, Usage
 
 Message = Mapping[str, Any]
 
+CORRECTION = (
+    "That answer does not fit the JSON schema. Give all of it again, as JSON alone, with these mistakes corrected:"
+)
+"""How a message begins that sends an answer back to the model; the errors follow."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Timeouts:

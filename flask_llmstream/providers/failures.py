@@ -35,6 +35,9 @@ from ..errors import (
 FILTER_CODES = {"content_filter", "content_policy_violation"}
 QUOTA_CODES = {"insufficient_quota", "billing_hard_limit_reached"}
 """Sent with 429, though no waiting helps."""
+NO_SCHEMAS = "The language model's server does not take the form of answer that was asked for (response_format)."
+"""To those who ask for a shape: either it knows no structured outputs, or not all that the schema says. The log has
+what it said."""
 STATUS_OF_CODE = {"rate_limit_exceeded": 429, "invalid_api_key": 401}
 SECRET = re.compile(r"\b(?:sk|pk|rk|gsk|key|xai)-[\w.*-]{4,}|(?<=bearer )\S+", re.IGNORECASE)
 DIAGNOSIS_MOST = 2000
@@ -72,12 +75,15 @@ def no_connection(error: BaseException, waited: str = "first_token") -> LLMStrea
 
 def refused(error: openai.APIStatusError, key: str | None) -> LLMStreamError:
     """It answered with an error status."""
-    return _of_status(
+    failure = _of_status(
         error.status_code,
         error.code,
         redact(f"HTTP {error.status_code}: {error.body or error.message}", key),
         retry_after(error.response.headers, error.status_code),
     )
+    if isinstance(failure, UpstreamRefused) and "response_format" in str(failure.diagnosis):
+        return UpstreamRefused(NO_SCHEMAS, diagnosis=failure.diagnosis)
+    return failure
 
 
 def reported(error: Any, key: str | None) -> LLMStreamError:

@@ -1,7 +1,8 @@
 """A model that is none: prepared text at a real model's pace, for trying things out without a key.
 
 It says so, in the first answer of each conversation and once in the log. What it answers follows from words in
-the question; a question may open with commands, which make it behave as models do on their worse days.
+the question; a question may open with commands, which make it behave as models do on their worse days. Where a JSON
+schema is asked for, the answer is a document that fits it (`invented`), and says nothing else.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from math import inf
+from typing import Any
 
 from ..errors import (
     ContentFiltered,
@@ -25,13 +27,17 @@ from ..errors import (
     UpstreamUnavailable,
 )
 from ..events import Event, Reasoning, Token, Tool, Usage
-from . import Call, Message, Reply
+from . import CORRECTION, Call, Message, Reply
+from .invented import invent, spoil
 
 log = logging.getLogger(__name__)
 
 COMMANDS = {
     "/echo": "answers with the text that follows, as it is",
-    "/fail": "fails before the first word (also `/fail limit`, `/fail filter`), or `/fail midway`",
+    "/fail": (
+        "fails before the first word (also `/fail limit`, `/fail filter`), or `/fail midway`; where JSON is asked for, "
+        "`/fail schema` makes the first answer one that does not fit, `/fail schema always` each"
+    ),
     "/long": "writes an answer of some 2,000 tokens",
     "/stall": "falls silent midway; `/stall first` before the first word, `/stall 5` for five seconds only",
     "/think": "shows reasoning first",
@@ -46,7 +52,9 @@ MIDWAY = 24  # tokens, enough to be seen on a page before the answer breaks off
 # Close to what tokenizers make of English: short words whole, with their blank; long ones in pieces.
 PIECES = re.compile(r"\s?\w{1,8}|\s+|[^\w\s]")
 COMMAND = re.compile(r"\s*(/\w+)(?:[ \t]+(\w+))?")
-ARGUMENTS = {"/fail": {"midway", *REFUSALS}, "/stall": {"first", *map(str, range(100))}}
+FAIL_SCHEMA = re.compile(r"\s*/fail[ \t]+schema\b(?:[ \t]+(always)\b)?\s*")
+"""Anywhere in a question: where JSON is asked for, an application has mostly wrapped its visitor's text."""
+ARGUMENTS = {"/fail": {"midway", "schema", *REFUSALS}, "/stall": {"first", *map(str, range(100))}}
 
 
 class Simulated:
@@ -128,6 +136,9 @@ class Simulated:
     def _script(self, call: Call, question: str, commands: dict[str, str], chance: random.Random) -> Generator[Event]:
         if "/think" in commands:
             yield from map(Reasoning, pieces(REASONING.format(question=question or "nothing in particular")))
+        if (schema := _schema(call)) is not None:
+            yield from map(Token, pieces(_document(schema, call.messages)))
+            return
         if "/echo" in commands:
             yield from map(Token, pieces(question))
             return
@@ -198,7 +209,26 @@ def pieces(text: str) -> list[str]:
 
 
 def _last_question(messages: Sequence[Message]) -> str:
-    return next((_text(message) for message in reversed(messages) if message.get("role") == "user"), "")
+    """What the user said last. That an answer was sent back is not said by the user."""
+    said = (_text(message) for message in reversed(messages) if message.get("role") == "user")
+    return next((text for text in said if not text.startswith(CORRECTION)), "")
+
+
+def _schema(call: Call) -> Mapping[str, Any] | None:
+    form = call.options.get("response_format") or {}
+    schema: Mapping[str, Any] | None = (form.get("json_schema") or {}).get("schema")
+    return schema
+
+
+def _document(schema: Mapping[str, Any], messages: Sequence[Message]) -> str:
+    """The JSON that is asked for; one that does not fit where the question wants that."""
+    asked = _last_question(messages)
+    fails = FAIL_SCHEMA.search(asked)
+    document = invent(schema, parse_commands(FAIL_SCHEMA.sub("\n", asked))[1])
+    sent_back = any(_text(message).startswith(CORRECTION) for message in messages)
+    if fails is not None and (fails[1] or not sent_back):
+        document = spoil(document)
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":"))
 
 
 def _text(message: Message) -> str:

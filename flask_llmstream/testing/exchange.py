@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from . import wire
+from . import strict, wire
 from .schedule import BEFORE_HEADERS, Schedule
 
 EVENT_STREAM = "text/event-stream; charset=utf-8"
@@ -43,6 +43,11 @@ class Received:
     tokens_sent: int = 0
     started_at: float = field(default_factory=time.monotonic)
     ended_at: float | None = None
+
+    @property
+    def json_schema(self) -> Mapping[str, Any] | None:
+        """The schema that the answer is to fit; None where it is to be plain text."""
+        return strict.asked_for(self.body)
 
 
 class Desk(Protocol):
@@ -102,6 +107,8 @@ class Exchange:
             message = f"Incorrect API key provided: {headers.get('authorization')}"
             error = {"message": message, "type": "invalid_request_error", "code": "invalid_api_key"}
             schedule = Schedule(status=401, body={"error": error})
+        elif schedule.status < 300 and (objection := strict.objection(body)):
+            schedule = Schedule(status=400, body={"error": objection})
         answer = asyncio.ensure_future(Answer(schedule, received, self._write, self._settle).play())
         gone = asyncio.ensure_future(self._reader.read(1))
         try:

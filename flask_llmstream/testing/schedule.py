@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json as codec
 import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -71,6 +72,7 @@ class Schedule:
     of reasoning, refusal, text and tool call, in that order. Where there is only text a piece is a token.
 
     :param tokens: the text: a number of made-up tokens, a text (cut before each space), or the tokens themselves.
+    :param json: the text is this value as JSON, in place of `tokens`: an answer of a certain shape.
     :param rate: pieces a second; None sends them as fast as the socket takes them.
     :param stamp: each piece's text is instead the moment of its sending, ``t<ns of time.monotonic> ``.
     :param headers_delay: seconds from the request to the response headers.
@@ -97,6 +99,7 @@ class Schedule:
     """
 
     tokens: int | str | Sequence[str] = ("Hello", ",", " world", "!")
+    json: Any = None
     rate: float | None = None
     stamp: bool = False
     headers_delay: float = 0.0
@@ -125,6 +128,8 @@ class Schedule:
 
     def text_tokens(self) -> Sequence[str]:
         """The tokens of the text, however they were given."""
+        if self.json is not None:
+            return Schedule(tokens=codec.dumps(self.json, ensure_ascii=False)).text_tokens()
         if isinstance(self.tokens, int):
             return [f"w{n} " for n in range(1, self.tokens + 1)]
         if isinstance(self.tokens, str):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 
 import pytest
@@ -46,20 +46,24 @@ def label(value: object) -> str | None:
 
 
 @contextmanager
-def cancelled_soon(call: Call) -> Iterator[None]:
-    """Cancel the call from another thread while the block runs; the block must leave promptly, cancelled."""
+def cancelled_soon(call: Call, once: Callable[[], object] = lambda: time.sleep(0.05)) -> Iterator[None]:
+    """Cancel the call from another thread while the block runs; the block must leave promptly, cancelled.
+
+    :param once: returns when it is to be cancelled. Where nobody hears of the call it is after a moment.
+    """
     at = []
 
     def cancel() -> None:
+        once()
         at.append(time.monotonic())
         call.cancel()
 
-    timer = threading.Timer(0.05, cancel)
-    timer.start()
+    canceller = threading.Thread(target=cancel)
+    canceller.start()
     with pytest.raises(errors.RunCancelled):
         yield
     assert time.monotonic() - at[0] < PROMPTLY
-    timer.join()
+    canceller.join()
 
 
 @contextmanager

@@ -105,7 +105,7 @@ def test_the_consumers_own_time_is_not_the_models(server, model):
 def test_a_stop_breaks_every_wait(server, model, schedule, way):
     server.schedule = schedule
     call = ask()
-    with cancelled_soon(call):
+    with cancelled_soon(call, once=lambda: server.wait_for(lambda s: s.active == 1)):
         answer(model, call, way)
     server.wait_for(lambda s: s.cancelled == 1)
     server.schedule = Schedule()
@@ -133,7 +133,7 @@ def test_a_stop_over_the_clients_own_transport(server):
     server.schedule = Schedule(stall_after=2)
     with openai.OpenAI(api_key="k", base_url=server.base_url) as client:
         call = ask()
-        with cancelled_soon(call):
+        with cancelled_soon(call, once=lambda: server.wait_for(lambda s: s.active == 1)):
             list(OpenAI("m", client=client).stream(call))
     server.wait_for(lambda s: s.cancelled == 1)
 
