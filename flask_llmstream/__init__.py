@@ -6,11 +6,13 @@ from .extension import LLMStream
 from .run import Run
 from .schemas import ChatInput
 from .signals import run_ended
+from .uploads import File, Upload
 
 __all__ = [
     "ChatInput",
     "Data",
     "Event",
+    "File",
     "LLMStream",
     "Progress",
     "Reasoning",
@@ -18,6 +20,7 @@ __all__ = [
     "Status",
     "Token",
     "Tool",
+    "Upload",
     "Usage",
     "errors",
     "run_ended",

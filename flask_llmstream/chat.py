@@ -2,44 +2,27 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import msgspec
 from flask import Blueprint, Response, request
 from werkzeug.exceptions import MethodNotAllowed
 
 from .codecs.native import REFUSED, refusal
-from .errors import (
-    ConfigurationError,
-    LLMStreamError,
-    Overloaded,
-    QueryTooLong,
-    StoreUnavailable,
-)
+from .errors import LLMStreamError, Overloaded, QueryTooLong, StoreUnavailable
 from .events import Failed
-from .identity import accessible_run, recognize, welcome
-from .order import Claim, Order
+from .features import StreamFeature, View
+from .identity import accessible_run
 from .problems import with_problems
-from .quotas import explained, rate_limits
-from .record import Feature, Record, View
-from .requests import (
-    cursor,
-    fingerprint,
-    idempotency_key,
-    json_body,
-    query_input,
-    require_event_stream,
-    require_known_origin,
-    require_own_page,
-)
+from .quotas import rate_limits
+from .record import Record
+from .requests import cursor, json_body, query_input, require_event_stream, require_known_origin, require_own_page
 from .run import Run
-from .schemas import Chat, load
+from .schemas import Chat
+from .starts import prepare
 from .streams import RunStream, come_back, follow, stream_response
 
 RULE = "/chat/stream"
-METHODS = ("GET", "POST")
 
 
 def chat(run: Run) -> Iterator[Any]:
@@ -51,7 +34,7 @@ def chat(run: Run) -> Iterator[Any]:
 def add_views(blueprint: Blueprint, record: Record) -> None:
     """Mount the default chat. An application replaces it by declaring a feature of its own on this rule."""
     rule = record.url_prefix + RULE
-    default = Feature(name="chat", rule=rule, function=chat)
+    default = StreamFeature(name="chat", rule=rule, function=chat)
     record.features[rule] = default
     record.views[rule] = record.decorated(feature_view(record, default), default.decorators)
 
@@ -61,10 +44,10 @@ def add_views(blueprint: Blueprint, record: Record) -> None:
             raise MethodNotAllowed(feature.methods)
         return record.views[rule](**view_args)
 
-    blueprint.add_url_rule(RULE, "chat", with_problems(view), methods=METHODS)
+    blueprint.add_url_rule(RULE, "chat", with_problems(view), methods=StreamFeature.METHODS)
 
 
-def feature_view(record: Record, feature: Feature) -> View:
+def feature_view(record: Record, feature: StreamFeature) -> View:
     """The view of a stream feature."""
 
     def view(**view_args: Any) -> Any:
@@ -79,7 +62,7 @@ def feature_view(record: Record, feature: Feature) -> View:
     return view
 
 
-def _post(record: Record, feature: Feature, view_args: dict[str, Any]) -> Response:
+def _post(record: Record, feature: StreamFeature, view_args: dict[str, Any]) -> Response:
     require_known_origin(request, record)
     stream, limits = _start(record, feature, view_args, lambda: json_body(request, record))
     response = stream.response(refusable=True)
@@ -87,7 +70,7 @@ def _post(record: Record, feature: Feature, view_args: dict[str, Any]) -> Respon
     return response
 
 
-def _get(record: Record, feature: Feature, view_args: dict[str, Any]) -> Response:
+def _get(record: Record, feature: StreamFeature, view_args: dict[str, Any]) -> Response:
     """Start or resume. Of a start's refusal an EventSource sees neither status nor body: to tell it takes a stream."""
     require_own_page(request, record)
     at = cursor(request)
@@ -110,57 +93,18 @@ def _get(record: Record, feature: Feature, view_args: dict[str, Any]) -> Respons
 
 
 def _start(
-    record: Record, feature: Feature, view_args: dict[str, Any], read: Callable[[], Any]
+    record: Record, feature: StreamFeature, view_args: dict[str, Any], read: Callable[[], Any]
 ) -> tuple[RunStream, dict[str, str]]:
     """Start the run that a request asks for, or join the one that it repeats, and begin to read it.
 
     :returns: its stream, and the headers that tell how its owner's quotas stand.
     """
-    visitor = recognize(record)
-    key = idempotency_key(request)
-    data = read()
-    value = load(record.schema(feature), data)
-    content = fingerprint(feature.name, view_args, data)
-    if visitor is None:
-        visitor = welcome(f"{key}:{content}" if key else None)
-    value, parent = record.continued(visitor.owner, value)
-    order = Order(
-        feature=feature.name,
-        owner=visitor.owner,
-        user=visitor.user,
-        input=value,
-        data=data,
-        view_args=view_args,
-        context=_context(record),
-        conversation=None if parent is None else value.conversation,
-        parent=parent,
-        question="" if parent is None else value.message,
-    )
-    with record.open.place(), explained(record):
-        claim = _claim(record, visitor.owner, key, content)
-        run, new = record.registry.start(order, claim, record.work(feature, value))
+    start = prepare(record, feature, view_args, read)
+    with record.open.place():
+        run, new = start.carry_out()
         try:
             return RunStream(record, run), rate_limits(run.standing if new else ())
         except BaseException:
             if new:
                 record.registry.stop(run)
             raise
-
-
-def _claim(record: Record, owner: str, key: str | None, request_fingerprint: str) -> Claim:
-    if key is not None:
-        return Claim(owner, "key:" + key, request_fingerprint, lasting=True)
-    # A second click sends no key. While the run that the first one started is live, it is the same request.
-    name = "same:" + request_fingerprint if record.settings.join_identical else secrets.token_urlsafe(16)
-    return Claim(owner, name, request_fingerprint, lasting=False)
-
-
-def _context(record: Record) -> Any:
-    """What the run shall know of this request, which it outlives."""
-    if record.hooks.context is None:
-        return None
-    value = record.hooks.context()
-    try:
-        return msgspec.json.decode(msgspec.json.encode(value))
-    except (TypeError, msgspec.MsgspecError) as error:
-        raise ConfigurationError(diagnosis=f"the context hook must return what JSON can hold: {error}") from error

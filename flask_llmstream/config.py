@@ -105,6 +105,12 @@ def address(value: Any) -> str:
     return str(value)
 
 
+def folder(value: Any) -> str:
+    if not isinstance(value, (str, os.PathLike)) or not str(value):
+        raise ValueError("the path of a folder")
+    return str(value)
+
+
 def prefix(value: Any) -> str:
     if not text(value).isprintable() or " " in value:
         raise ValueError("a string of visible characters, such as 'llmstream:'")
@@ -286,6 +292,50 @@ KEYS = (
         "models that are not named.",
         prices,
     ),
+    Key(
+        "UPLOADS",
+        "llmstream-uploads",
+        "path",
+        "The folder in which files wait for their run; in the app's instance folder, unless it begins with a slash. "
+        "Web processes and workers share it, as one user; on several machines it is one volume.",
+        folder,
+    ),
+    Key("MAX_UPLOAD", 20_971_520, "bytes", "The most that a file may have, where its field does not say it.", count),
+    Key(
+        "JOB_RETENTION",
+        86_400,
+        "seconds",
+        "How long an ended job, its result and those of a batch can still be read; 86400 are a day.",
+        positive_seconds,
+    ),
+    Key(
+        "CONCURRENCY",
+        None,
+        "count",
+        "How many jobs a process performs at a time; without it 200 under gevent and 16 in threads.",
+        optional(count),
+    ),
+    Key(
+        "WEBHOOK_URL",
+        None,
+        "address",
+        "Where the end of each job is told, where the job names no other address.",
+        optional(text),
+    ),
+    Key(
+        "WEBHOOK_SECRETS",
+        (),
+        "list of secrets",
+        "What webhooks are signed with, each `whsec_` and base64; several while they are changed.",
+        names,
+    ),
+    Key(
+        "WEBHOOK_HOSTS",
+        (),
+        "list of hosts",
+        "Names, addresses and networks that webhooks may go to although they are not public.",
+        names,
+    ),
     Key("JOIN_IDENTICAL", True, "flag", "Have a repeated request without a key join the run that it repeats.", flag),
 )
 
@@ -317,6 +367,13 @@ class Settings:
     token_budget: Quota | None
     prices: Prices
     conversation_retention: float
+    uploads: str
+    max_upload: int
+    job_retention: float
+    concurrency: int | None
+    webhook_url: str | None
+    webhook_secrets: tuple[str, ...]
+    webhook_hosts: tuple[str, ...]
     join_identical: bool
 
     @classmethod

@@ -12,16 +12,21 @@ from weakref import WeakSet
 from flask import Blueprint, Flask, Response, current_app, send_from_directory
 from marshmallow import Schema
 
-from . import accounts, chat, cli, feeds, history, runs
+from . import accounts, batches, chat, cli, feeds, history, jobs, openapi, replies, runs
 from .admission import WhenBusy
+from .calls import call
+from .driver import add_batches
 from .errors import ConfigurationError
+from .features import INHERIT, Decorator, Feature, JobFeature, ReplyFeature, StreamFeature, View, WebhookURL
 from .identity import Visitor, recognize, welcome
+from .notices import add_notices, check_receiver
 from .problems import with_problems
 from .providers import Model
-from .record import INHERIT, Decorator, Feature, Hooks, Record
+from .record import Hooks, Record
 from .runtime import current
 from .schemas import ChatInput
 from .server import gunicorn_is_loading, gunicorn_worker
+from .shapes import Shape
 from .streams import close_unsent
 from .writer import Function
 
@@ -99,12 +104,17 @@ class LLMStream:
             provider=provider,
             beside=next(iter(records.values()), None),
         )
+        record.caller = call
+        add_notices(record)
+        add_batches(record)
         blueprint = Blueprint(self.name, __name__, url_prefix=self.url_prefix)
         chat.add_views(blueprint, record)
         runs.add_views(blueprint, record)
+        batches.add_views(blueprint, record)
         feeds.add_views(blueprint, record)
         history.add_views(blueprint, record)
         accounts.add_views(blueprint, record)
+        openapi.add_views(blueprint, record)
         blueprint.add_url_rule("/llmstream.js", "script", lambda: _static("llmstream.js"))
         blueprint.add_url_rule("/llmstream.d.ts", "types", lambda: _static("llmstream.d.ts"))
         blueprint.add_url_rule("/llmstream/<name>", "module", lambda name: _static(f"llmstream/{name}"))
@@ -126,7 +136,7 @@ class LLMStream:
         *,
         input: type[Schema] = ChatInput,
         decorators: Sequence[Decorator] = (),
-        methods: Sequence[str] = chat.METHODS,
+        methods: Sequence[str] = StreamFeature.METHODS,
         roles: Sequence[str] = ("user", "assistant"),
         max_tokens: int | None = None,
         orphan_grace: float | None = INHERIT,
@@ -151,7 +161,7 @@ class LLMStream:
 
         def declare(function: F) -> F:
             self._declare(
-                Feature(
+                StreamFeature(
                     name=function.__name__,
                     rule=rule,
                     function=function,
@@ -162,6 +172,110 @@ class LLMStream:
                     max_tokens=max_tokens,
                     orphan_grace=orphan_grace,
                     when_busy=when_busy,
+                )
+            )
+            return function
+
+        return declare
+
+    def job(
+        self,
+        rule: str,
+        *,
+        input: type[Schema] = ChatInput,
+        result: type[Schema] | Schema | None = None,
+        status: str | None = None,
+        decorators: Sequence[Decorator] = (),
+        max_tokens: int | None = None,
+        timeout: float | None = 600.0,
+        attempts: int = 3,
+        retry_on: type[Exception] | Sequence[type[Exception]] = (),
+        queue: str = "default",
+        webhook: WebhookURL = None,
+        when_busy: WhenBusy | None = None,
+    ) -> Callable[[F], F]:
+        """Declare a function that takes long, and that nobody watches: its POST answers 202 and a status.
+
+        The function is of the same kind as a stream's. It runs in a worker, or without Redis in the web process.
+
+        :param rule: the whole rule, the prefix included.
+        :param input: the schema of what clients send; with a `File` in it, they send a form.
+        :param result: the schema of what it returns.
+        :param status: a rule of its own for the status, with ``<run_id>``, beside the one that all runs have.
+        :param decorators: view decorators, the outermost first.
+        :param max_tokens: the most tokens of one answer, below what the configuration allows.
+        :param timeout: seconds that one attempt may take; None sets no limit.
+        :param attempts: how often it is tried: again after the model's passing faults, and where its worker was lost.
+        :param retry_on: exceptions of the function's after which it is tried again, too.
+        :param queue: the name of the queue where it waits for a worker.
+        :param webhook: the URL that is told of its end, or a function that gives it for a run; None leaves it to the
+            configuration.
+        :param when_busy: as in `stream`.
+        :raises ConfigurationError: the rule or the function's name is taken, or `result` cannot be had from a model.
+        """
+
+        def declare(function: F) -> F:
+            self._declare(
+                JobFeature(
+                    name=function.__name__,
+                    rule=rule,
+                    function=function,
+                    schema=input,
+                    decorators=tuple(decorators),
+                    max_tokens=max_tokens,
+                    when_busy=when_busy,
+                    status=status,
+                    result=None if result is None else Shape(result),
+                    timeout=timeout,
+                    attempts=attempts,
+                    retry_on=(retry_on,) if isinstance(retry_on, type) else tuple(retry_on),
+                    queue=queue,
+                    webhook=webhook,
+                )
+            )
+            return function
+
+        return declare
+
+    def reply(
+        self,
+        rule: str,
+        *,
+        input: type[Schema] = ChatInput,
+        result: type[Schema] | Schema | None = None,
+        decorators: Sequence[Decorator] = (),
+        max_tokens: int | None = None,
+        timeout: float = 30.0,
+        attempts: int = 3,
+        when_busy: WhenBusy | None = None,
+    ) -> Callable[[F], F]:
+        """Declare a function whose answer is short and needed whole: its POST answers one validated object.
+
+        :param rule: the whole rule, the prefix included.
+        :param input: the schema of what clients send; with a `File` in it, they send a form.
+        :param result: the schema of the answer, which the function has as ``run.result_schema``; None for plain text,
+            which is answered as ``{"text": …}``.
+        :param decorators: view decorators, the outermost first.
+        :param max_tokens: the most tokens of one answer; a reply has to say so.
+        :param timeout: seconds that it may take in all.
+        :param attempts: how often the model is asked for an answer that fits `result`.
+        :param when_busy: as in `stream`.
+        :raises ConfigurationError: as `job` does, or `max_tokens` is missing.
+        """
+
+        def declare(function: F) -> F:
+            self._declare(
+                ReplyFeature(
+                    name=function.__name__,
+                    rule=rule,
+                    function=function,
+                    schema=input,
+                    decorators=tuple(decorators),
+                    max_tokens=max_tokens,
+                    when_busy=when_busy,
+                    result=None if result is None else Shape(result),
+                    timeout=timeout,
+                    attempts=attempts,
                 )
             )
             return function
@@ -204,19 +318,36 @@ class LLMStream:
 
 
 def _mount(app: Flask, record: Record, feature: Feature) -> None:
-    view = record.decorated(chat.feature_view(record, feature), feature.decorators)
+    if feature.name in record.inner:
+        raise ConfigurationError(f"{feature.name} is a name of the package's own; give the function another one.")
+    if isinstance(feature, JobFeature):
+        check_receiver(record, f"{feature.name}: webhook=", feature.webhook)
+    view = record.decorated(_view(record, feature), feature.decorators)
     endpoint = f"{record.name}.{feature.name}"
     if endpoint not in app.view_functions:
         app.add_url_rule(feature.rule, endpoint, with_problems(view), methods=list(feature.methods))
     elif feature.rule != record.url_prefix + chat.RULE:
         raise ConfigurationError(f"{feature.name} is the name of a default view; give the function another name.")
+    if isinstance(feature, JobFeature) and feature.status is not None:
+        status = record.decorated(jobs.status_view(record, feature), feature.decorators)
+        app.add_url_rule(feature.status, endpoint + "-status", with_problems(status), methods=["GET"])
     record.features[feature.rule] = feature
     record.views[feature.rule] = view
+
+
+def _view(record: Record, feature: Feature) -> View:
+    if isinstance(feature, JobFeature):
+        return jobs.feature_view(record, feature)
+    if isinstance(feature, ReplyFeature):
+        return replies.feature_view(record, feature)
+    assert isinstance(feature, StreamFeature)
+    return chat.feature_view(record, feature)
 
 
 def _greet(record: Record) -> None:
     """Say where runs live, and have the model's connection ready before the first visitor is."""
     worker = gunicorn_worker()
+    record.sweep()
     if record.store.shared:
         log.info("runs are kept in Redis, under %s", record.store.prefix)
     elif worker is not None and worker.cfg.workers > 1:

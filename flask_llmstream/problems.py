@@ -12,8 +12,8 @@ from flask import Response, request
 from werkzeug.exceptions import HTTPException
 
 from .errors import LimitReached, LLMStreamError
+from .features import View
 from .quotas import rate_limits
-from .record import View
 
 log = logging.getLogger("flask_llmstream")
 

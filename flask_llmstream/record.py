@@ -2,40 +2,41 @@
 
 from __future__ import annotations
 
-import inspect
+import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from flask import Flask
 from marshmallow import Schema
 from werkzeug.exceptions import HTTPException
 
-from .admission import Allowance, WhenBusy
-from .config import Settings, count, one_of, optional, seconds
+from .admission import Allowance
+from .backlog import Queue
+from .config import Settings
 from .conversations import Conversations
 from .drain import Drain
-from .errors import Aborted, ConfigurationError, RunExpired, RunNotFound
+from .errors import Aborted, ConfigurationError, FeatureFailed, LLMStreamError, RunExpired, RunNotFound
+from .features import INHERIT, Decorator, Feature, JobFeature, ReplyFeature, StreamFeature, View
 from .following import Following
+from .ledger import LONGEST_RUN
 from .limits import OpenResponses
 from .mirror import Mirror
 from .models import CHARACTERS_A_TOKEN, ModelSettings
-from .order import About
+from .order import About, Order
 from .providers import Model
-from .registry import Callbacks, Registry, Work
-from .run import AnyRun
+from .registry import Registry
+from .rq_queue import RQQueue
+from .run import AnyRun, Run
+from .runtime import current
 from .schemas import Bounds, Chat, ChatInput, load
 from .signals import run_ended
 from .store import EmbeddedStore, RedisStore, Store
-from .writer import Function
-
-View = Callable[..., Any]
-Decorator = Callable[[View], View]
-
-INHERIT: Any = object()
-"""Stands for what the configuration says, where None means something of its own."""
+from .uploads import Folder, from_record
+from .work import Callbacks, Work
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,51 +55,15 @@ class Hooks:
     decorators: Sequence[Decorator] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Feature:
-    """An application's function and the rule under which it streams.
+log = logging.getLogger("flask_llmstream")
 
-    :param schema: what its input must be.
-    :param decorators: view decorators for its view.
-    :param roles: the roles that a client's messages may have.
-    :param max_tokens: the most tokens of one answer; None leaves it to the configuration.
-    :param orphan_grace: seconds that it goes on with no reader; None lets it finish.
-    :param when_busy: what becomes of a start where its user has no slot; None leaves it to the configuration.
-    """
+GREENLETS = 200
+THREADS = 16
+"""How many jobs a process performs at a time, where nothing is configured: most of the time they wait for models."""
 
-    name: str
-    rule: str
-    function: Function
-    schema: type[Schema] = ChatInput
-    decorators: Sequence[Decorator] = ()
-    methods: Sequence[str] = ("GET", "POST")
-    roles: Sequence[str] = ("user", "assistant")
-    max_tokens: int | None = None
-    orphan_grace: Any = INHERIT
-    when_busy: WhenBusy | None = None
 
-    def __post_init__(self) -> None:
-        schema: object = self.schema
-        if not (inspect.isclass(schema) and issubclass(schema, Schema)):
-            raise ConfigurationError(f"{self.name}: input= takes a marshmallow Schema class, not {schema!r}.")
-        if inspect.iscoroutinefunction(self.function) or inspect.isasyncgenfunction(self.function):
-            raise ConfigurationError(f"{self.name} is async: features are ordinary functions, which may block.")
-        unknown = set(self.methods) - {"GET", "POST"}
-        if unknown or not self.methods:
-            raise ConfigurationError(f"{self.name}: a stream answers GET and POST, not {', '.join(sorted(unknown))}.")
-        if isinstance(self.roles, str) or not self.roles:
-            raise ConfigurationError(f"{self.name}: roles= takes a list of names, not {self.roles!r}.")
-        self._check("max_tokens", optional(count))
-        self._check("when_busy", optional(one_of("reject", "replace", "join")))
-        if self.orphan_grace is not INHERIT:
-            self._check("orphan_grace", optional(seconds))
-
-    def _check(self, name: str, check: Callable[[Any], Any]) -> None:
-        value = getattr(self, name)
-        try:
-            check(value)
-        except ValueError as error:
-            raise ConfigurationError(f"{self.name}: {name}= takes {error}, not {value!r}.") from None
+def no_caller(record: Record, run: Run, name: str, data: Any) -> Any:
+    raise LookupError(name)
 
 
 @dataclass(kw_only=True)
@@ -121,8 +86,21 @@ class Record:
     feeds: Following
     drain: Drain
     open: OpenResponses
+    uploads: Folder
+    enter: Callable[[], AbstractContextManager[Any]]
+    """Opens an application context, in which a function may abort as a view may."""
+    queue: Queue | None
+    """Where jobs wait for workers; None where this process performs them."""
     features: dict[str, Feature] = field(default_factory=dict)
     views: dict[str, View] = field(default_factory=dict)
+    inner: dict[str, Feature] = field(default_factory=dict)
+    """Features of the package's own that no client can start, by name."""
+    caller: Callable[[Record, Run, str, Any], Any] = no_caller
+    """Calls another feature for a run."""
+    after_end: list[Callable[[AnyRun], None]] = field(default_factory=list)
+    """What the package itself does when a run has ended."""
+    after_forget: list[Callable[[AnyRun], None]] = field(default_factory=list)
+    """What it does when somebody has deleted one."""
     _schemas: dict[str, Schema] = field(default_factory=dict)
 
     @classmethod
@@ -137,18 +115,8 @@ class Record:
         url, prefix = settings.redis_url, settings.redis_prefix
         store = EmbeddedStore(prefix) if url is None else RedisStore(url, prefix)
 
-        def ended(run: AnyRun) -> None:
-            if run_ended.has_receivers_for(app):
-                with app.app_context():
-                    run_ended.send(app, run=run, text=run.text, state=run.decided, usage=run.usage)
-
-        def revive(about: About) -> Any:
-            for feature in record.features.values():
-                if feature.name == about.feature:
-                    value = load(record.schema(feature), about.data)
-                    return record.continued(about.owner, value, about.parent or "")[0]
-            return about.data
-
+        enter = partial(_enter, app)
+        queue = RQQueue(store) if isinstance(store, RedisStore) else None
         drain = beside.drain if beside else Drain(elsewhere=store.shared)
         conversations = Conversations(store, retention=settings.conversation_retention)
 
@@ -163,11 +131,13 @@ class Record:
             registry=Registry(
                 store,
                 Callbacks(
-                    enter=partial(_enter, app),
-                    ended=ended,
+                    enter=enter,
+                    ended=lambda run: record.ended(app, run),
                     opened=conversations.opened,
                     save=conversations.save,
-                    revive=revive,
+                    released=lambda run: record.uploads.discard(run.about.data),
+                    revive=lambda about: record.revive(about),
+                    resume=lambda about: record.resume(about),
                 ),
                 allowance=Allowance(
                     runs=settings.max_runs_per_user,
@@ -179,12 +149,75 @@ class Record:
                 log_limit=settings.max_log,
                 refresh=settings.heartbeat,
                 drain=drain,
+                queue=queue,
+                jobs_at_once=settings.concurrency or (GREENLETS if current().cooperative else THREADS),
             ),
             drain=drain,
+            queue=queue,
+            enter=enter,
+            uploads=Folder(Path(app.instance_path, settings.uploads), settings.max_upload),
             feeds=Following(store, refresh=settings.heartbeat),
             open=beside.open if beside else OpenResponses(settings.max_open, settings.heartbeat, drain),
         )
         return record
+
+    def feature(self, name: str) -> Feature | None:
+        """The feature of a name."""
+        if name in self.inner:
+            return self.inner[name]
+        return next((feature for feature in self.features.values() if feature.name == name), None)
+
+    def ended(self, app: Flask, run: AnyRun) -> None:
+        """Tell the application of a run that ends, and do what follows."""
+        try:
+            if run_ended.has_receivers_for(app):
+                with app.app_context():
+                    run_ended.send(app, run=run, text=run.text, state=run.decided, usage=run.usage)
+        finally:
+            for follow_up in self.after_end:
+                try:
+                    follow_up(run)
+                except Exception:
+                    log.exception("run %s of %s has ended, but not all that follows could be done", run.id, run.feature)
+
+    def forget(self, run: AnyRun) -> None:
+        """Stop a run, and keep nothing of it.
+
+        :raises StoreUnavailable: others may still know of it.
+        """
+        self.registry.forget(run)
+        for follow_up in self.after_forget:
+            follow_up(run)
+
+    def revive(self, about: About) -> Any:
+        """A feature's input, of what the record of a run has of it."""
+        feature = self.feature(about.feature)
+        if feature is None:
+            return about.data
+        schema = self.schema(feature)
+        value = load(schema, from_record(schema, about.data))
+        return self.continued(about.owner, value, about.parent or "")[0]
+
+    def resume(self, about: About) -> tuple[Order, Work]:
+        """What was admitted elsewhere or before, and what is to be done for it."""
+        feature = self.feature(about.feature)
+        value, error = None, None
+        try:
+            if feature is None:
+                raise ConfigurationError(diagnosis=f"there is no feature {about.feature}: it was renamed or removed")
+            if missing := self.uploads.missing(about.data):
+                raise FeatureFailed(diagnosis=f"{missing!r} is not in {self.uploads.path}: do all processes share it?")
+            with self.enter():  # as the request had it: a schema may look something up
+                value = self.revive(about)
+        except LLMStreamError as failed:
+            error = failed
+        except Exception as failed:
+            error = FeatureFailed(diagnosis=f"the input of {about.feature} could not be read: {type(failed).__name__}")
+        order = about.order(value)
+        if error is None and feature is not None:
+            # Also a reply may have waited for its turn, as a part of a batch.
+            return order, replace(self.work(feature, value), grace=None, queue=about.queue, attempts=about.attempts)
+        return order, self._refused(error or FeatureFailed())
 
     def schema(self, feature: Feature) -> Schema:
         """The schema of a feature's input, made once: making one takes longer than using it."""
@@ -217,7 +250,7 @@ class Record:
         settings = self.settings
         ceiling = min(feature.max_tokens or settings.max_tokens, settings.max_tokens)
         wishes = data if isinstance(data, Chat) else Chat(messages=())
-        return Work(
+        work = Work(
             function=feature.function,
             provider=self.provider,
             settings=ModelSettings(
@@ -227,16 +260,41 @@ class Record:
                 timeouts=settings.timeouts,
                 retries=settings.retries,
             ),
-            grace=settings.orphan_grace if feature.orphan_grace is INHERIT else feature.orphan_grace,
+            grace=settings.orphan_grace,
             prompt=_estimate(data),
             when_busy=feature.when_busy,
+            caller=partial(self.caller, self),
         )
+        if isinstance(feature, JobFeature):
+            return replace(
+                work,
+                grace=None,
+                queue=feature.queue,
+                attempts=feature.attempts,
+                timeout=feature.timeout,
+                retry_on=feature.retry_on,
+                light=feature.light,
+                retention=settings.job_retention,
+                result_schema=feature.result,
+            )
+        if isinstance(feature, ReplyFeature):
+            asked = replace(work.settings, attempts=feature.attempts)
+            return replace(work, settings=asked, timeout=feature.timeout, result_schema=feature.result, repeatable=True)
+        if isinstance(feature, StreamFeature) and feature.orphan_grace is not INHERIT:
+            return replace(work, grace=feature.orphan_grace)
+        return work
 
     def decorated(self, view: View, decorators: Sequence[Decorator] = ()) -> View:
         """A view inside its own decorators, and those inside the ones that all views have."""
         for decorator in reversed((*self.hooks.decorators, *decorators)):
             view = decorator(view)
         return view
+
+    def sweep(self) -> None:
+        """Remove the files that killed processes have left."""
+        swept = self.uploads.sweep(2 * LONGEST_RUN)
+        if swept:
+            log.info("%d files of runs that are gone were removed", swept)
 
     def close(self) -> None:
         """Stop all runs and let go of everything."""
@@ -254,19 +312,26 @@ class Record:
             return ""
         return run.text
 
+    def _refused(self, error: LLMStreamError) -> Work:
+        """What is done for an order that cannot be carried out: it fails."""
+
+        def refuse(run: Run) -> None:
+            raise error
+
+        return Work(function=refuse, provider=self.provider, settings=ModelSettings(max_tokens=1), grace=None)
+
     def _make_schema(self, feature: Feature) -> Schema:
         if not issubclass(feature.schema, ChatInput):
-            return feature.schema()
+            return self.uploads.bind(feature.schema())
         settings = self.settings
         models = settings.models or (settings.model or self.provider.name,)
-        return feature.schema(
-            bounds=Bounds(
-                roles=feature.roles,
-                models=None if "*" in models else models,
-                max_message=settings.max_message,
-                max_input=settings.max_input,
-            )
+        bounds = Bounds(
+            roles=feature.roles,
+            models=None if "*" in models else models,
+            max_message=settings.max_message,
+            max_input=settings.max_input,
         )
+        return self.uploads.bind(feature.schema(bounds=bounds))
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import fields
+from pathlib import Path
 
 import pytest
 from flask import Flask
@@ -14,6 +15,8 @@ from flask_llmstream.config import KEYS, PREFIX, Settings
 from flask_llmstream.errors import ConfigurationError
 from flask_llmstream.providers import Timeouts
 from tests.conversation import instant, new_app
+
+SECRET = "whsec_" + "A" * 32
 
 
 def settings(**config):
@@ -48,12 +51,19 @@ def test_defaults():
         token_budget=None,
         prices={},
         conversation_retention=2_592_000,
+        uploads="llmstream-uploads",
+        max_upload=20 * 2**20,
+        job_retention=86_400,
+        concurrency=None,
+        webhook_url=None,
+        webhook_secrets=(),
+        webhook_hosts=(),
         join_identical=True,
     )
 
 
 def test_there_are_few_keys_and_each_is_a_setting():
-    assert len(KEYS) <= 25
+    assert len(KEYS) <= 30
     names = [key.name.lower() for key in KEYS]
     assert sorted([*names, "write_timeout"]) == sorted(field.name for field in fields(Settings))
     assert all(key.description.endswith(".") for key in KEYS)
@@ -87,6 +97,14 @@ def test_there_are_few_keys_and_each_is_a_setting():
         ("STARTS_PER_USER", "5 per 10 minutes", Quota(5, 600)),
         ("TOKEN_BUDGET", "100000/day", Quota(100_000, 86_400)),
         ("TOKEN_BUDGET", "1_000_000 per week", Quota(1_000_000, 604_800)),
+        ("UPLOADS", "/var/lib/app/uploads", "/var/lib/app/uploads"),
+        ("UPLOADS", Path("uploads"), "uploads"),
+        ("MAX_UPLOAD", 1, 1),
+        ("JOB_RETENTION", 60, 60),
+        ("CONCURRENCY", 5, 5),
+        ("CONCURRENCY", None, None),
+        ("WEBHOOK_SECRETS", SECRET, (SECRET,)),
+        ("WEBHOOK_HOSTS", "10.0.0.0/8,hooks.internal", ("10.0.0.0/8", "hooks.internal")),
         ("JOIN_IDENTICAL", False, False),
     ],
     ids=str,
@@ -124,6 +142,10 @@ def test_time_outs_are_given_one_by_one():
         ("MAX_LOG", 1023, "must be a whole number of bytes from 1024"),
         ("RETENTION", 0, "must be a number of seconds above 0"),
         ("RETENTION", None, "must be a number of seconds"),
+        ("JOB_RETENTION", 0, "must be a number of seconds above 0"),
+        ("CONCURRENCY", 0, "must be a whole number from 1"),
+        ("WEBHOOK_URL", 4, "must be a string"),
+        ("WEBHOOK_HOSTS", [4], "must be a list of strings"),
         ("ORPHAN_GRACE", -1, "must be a number of seconds"),
         ("ORPHAN_GRACE", "20", "must be a number of seconds"),
         ("ORPHAN_GRACE", float("nan"), "must be a number of seconds"),
@@ -144,6 +166,9 @@ def test_time_outs_are_given_one_by_one():
         ("STARTS_PER_USER", "0/minute", "must be a number a second, minute"),
         ("TOKEN_BUDGET", "1000/0 days", "must be a number a second, minute"),
         ("TOKEN_BUDGET", "1000/fortnight", "must be a number a second, minute"),
+        ("UPLOADS", "", "must be the path of a folder"),
+        ("UPLOADS", None, "must be the path of a folder"),
+        ("MAX_UPLOAD", 0, "must be a whole number from 1"),
         ("JOIN_IDENTICAL", 1, "must be true or false"),
     ],
     ids=str,

@@ -289,8 +289,8 @@ def test_a_rule_or_name_that_is_taken_is_refused_with_advice(rule, name, advice)
     [
         ({"input": Schema()}, "input= takes a marshmallow Schema class"),
         ({"input": dict}, "input= takes a marshmallow Schema class"),
-        ({"methods": ["PUT"]}, "a stream answers GET and POST, not PUT"),
-        ({"methods": []}, "a stream answers GET and POST"),
+        ({"methods": ["PUT"]}, "it answers GET and POST, not PUT"),
+        ({"methods": []}, "it answers GET and POST"),
         ({"roles": "user"}, "roles= takes a list of names, not 'user'"),
         ({"roles": []}, "roles= takes a list of names"),
         ({"max_tokens": 0}, "max_tokens= takes a whole number from 1, not 0"),

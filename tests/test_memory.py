@@ -124,6 +124,27 @@ def test_what_is_no_longer_kept_is_no_longer_counted():
         assert kept._size == 0
 
 
+def test_what_is_no_longer_kept_takes_no_room_in_the_store_either(monkeypatch):
+    monkeypatch.setattr(kept_module, "MOST", 1)
+    with stage() as (app, llm):
+
+        @llm.job("/api/long")
+        def long(run):
+            return "x" * 100_000
+
+        client, store = app.test_client(), llm.record(app).store
+        urls = []
+        for n in range(2):
+            body = {"messages": [{"role": "user", "content": str(n)}]}
+            urls.append(client.post("/api/long", json=body, headers={"Prefer": "wait=5"}).headers["Location"])
+        eventually(lambda: is_kept(llm, app, *urls) == [False, True])
+        names = {
+            key.decode().split(":")[1] for key in store.command("KEYS", "*") if urls[0].rsplit("/")[-1] in key.decode()
+        }
+        assert names == {"ended"}
+        assert problem(client.get(urls[0]))["type"].endswith("run-expired")
+
+
 def test_a_result_counts_as_much_as_text():
     """It is held as it went over the wire, and once more for those who ask."""
     size = 100_000

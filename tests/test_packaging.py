@@ -87,7 +87,15 @@ def test_metadata(metadata):
 
 
 def test_every_extra_is_declared(metadata):
-    assert set(metadata.get_all("Provides-Extra", [])) == {"gunicorn", "test", "docs", "lint", "bench", "dev"}
+    assert set(metadata.get_all("Provides-Extra", [])) == {
+        "gunicorn",
+        "test",
+        "docs",
+        "lint",
+        "bench",
+        "example",
+        "dev",
+    }
 
 
 def test_every_library_that_it_imports_is_declared(metadata):

@@ -10,7 +10,7 @@ from flask_llmstream import registry as registry_module
 from flask_llmstream.errors import UpstreamForbidden
 from flask_llmstream.events import Usage
 from flask_llmstream.journal import SharedJournal
-from tests.conversation import ask, events, problem
+from tests.conversation import QUESTION, ask, events, problem
 from tests.puppet import PATIENCE, Pause, Puppet, eventually, stage
 from tests.redis_server import RedisServer
 
@@ -172,3 +172,35 @@ def test_of_a_run_that_ends_at_once_every_process_knows_when_it_began(redis_serv
         events(ask(here.test_client(), headers=key()))
         (run,) = listed(there.test_client())
         assert run["created_at"] <= run["started_at"] <= run["ended_at"]
+
+
+def test_those_of_one_feature_are_found_behind_many_others(monkeypatch):
+    monkeypatch.setattr(registry_module, "LISTED", 2)
+    with stage() as (app, llm):
+
+        @llm.stream("/api/rare")
+        def rare(run):
+            yield "seldom"
+
+        client = app.test_client()
+        events(ask(client, "/api/rare"))
+        for _ in range(5):
+            events(ask(client, headers=key()))
+        assert [run["feature"] for run in listed(client)] == ["chat", "chat"]
+        assert [run["feature"] for run in listed(client, feature="rare")] == ["rare"]
+        assert listed(client, feature="none") == []
+
+
+def test_what_goes_on_is_not_hidden_by_what_is_kept_for_long(monkeypatch):
+    monkeypatch.setattr(registry_module, "LISTED", 2)
+    with stage(Puppet(["Hel", Pause()])) as (app, llm):
+
+        @llm.job("/api/quick")
+        def quick(run):
+            return "done"
+
+        client = app.test_client()
+        with ask(client, headers=key()) as answer:
+            for _ in range(3):
+                client.post("/api/quick", json=QUESTION, headers=key() | {"Prefer": "wait=5"})
+            assert answer.headers["Location"] in [run["links"]["self"] for run in listed(client)]

@@ -20,7 +20,7 @@ def test_the_status_of_a_run_that_goes_on(live):
     client, url = live
     response = client.get(url)
     assert response.status_code == 200
-    assert response.headers["Retry-After"] == "1"
+    assert response.headers["Retry-After"] == "2"
     assert response.headers["Cache-Control"] == "no-store"
     run = response.json
     assert run["id"] == url.rsplit("/", 1)[1]
