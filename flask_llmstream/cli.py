@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import sys
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
@@ -13,12 +15,14 @@ import click
 from flask import current_app
 from flask.cli import AppGroup
 
-from .errors import StoreUnavailable
+from . import worker
+from .errors import ConfigurationError, StoreUnavailable
+from .runtime import current
 from .usage import Accounts, Entry, by_owner_and_model, describe, today, total
 
 DAY = click.DateTime(["%Y-%m-%d"])
 
-commands = AppGroup("llmstream", help="What runs have used.")
+commands = AppGroup("llmstream", help="Workers for jobs, and what runs have used.")
 
 
 @commands.command("usage")
@@ -83,3 +87,24 @@ def _table(entries: Sequence[Entry], daily: bool) -> str:
 
 
 FORMATS: dict[str, Callable[[Sequence[Entry], bool], str]] = {"table": _table, "json": _json, "csv": _csv}
+
+
+@commands.command("worker")
+@click.argument("queues", nargs=-1)
+@click.option("--concurrency", type=click.IntRange(1), help="Jobs at a time, instead of the configured number.")
+@click.option("--grace", type=click.FloatRange(0), default=30.0, show_default=True, help="Seconds for what goes on.")
+@click.option("--burst", is_flag=True, help="End when there is nothing left to do.")
+@click.option("--threads", is_flag=True, help="Use threads, and not gevent.")
+def work(queues: Sequence[str], concurrency: int | None, grace: float, burst: bool, threads: bool) -> None:
+    """Perform jobs, of the queue `default` or of those that are named, the most urgent first."""
+    if not (threads or current().cooperative):
+        # gevent has to come before all that it patches, and RQ is loaded by now.
+        os.execv(sys.executable, [sys.executable, "-m", "gevent.monkey", "--module", "flask", *sys.argv[1:]])
+    app = current_app._get_current_object()  # type: ignore[attr-defined]
+    try:
+        performer = worker.prepare(app, queues or ("default",), concurrency=concurrency, grace=grace)
+    except ConfigurationError as error:
+        raise click.ClickException(error.detail) from error
+    names = ", ".join(performer.queue_names())
+    click.echo(f"Performing jobs of {names}, {performer.most} at a time. Ctrl-C ends this.")
+    performer.work(burst=burst, logging_level="WARNING")

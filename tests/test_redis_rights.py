@@ -13,14 +13,22 @@ from typing import Any
 
 import pytest
 import redis
+from marshmallow import Schema, fields
 
+from flask_llmstream import LLMStream, Run, batch, writer
+from flask_llmstream.errors import UpstreamUnavailable
 from flask_llmstream.ledger import Ledger
 from flask_llmstream.registry import Registry
 from flask_llmstream.store import RedisStore
-from tests.conversation import ask, problem, text
-from tests.orders import DONE, QUEUED, about_of, admit, claim_of, ending
-from tests.puppet import Pause, Puppet, follow, stage
+from flask_llmstream.testing import ModelServer
+from tests.conversation import QUESTION, ask, problem, text
+from tests.jobs.house import Hands, ending, submit
+from tests.orders import DONE, QUEUED, about_of, admit, claim_of
+from tests.orders import ending as ending_of
+from tests.puppet import Pause, Puppet, eventually, follow, stage
 from tests.redis_server import RedisServer, Sentinels
+from tests.servers.serving import KEY
+from tests.workers.site import site
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "redis.md").read_text()
@@ -29,10 +37,13 @@ PREFIX = "llmstream:"
 
 BY_CLIENT = {"evalsha", "script|load", "client|setname"}
 """Commands that the client sends and no source names."""
+BY_TEST = {"config|resetstat", "acl|log", "auth", "hello", "client|setinfo"}
+"""Those that need no right, or are the test's own."""
 PARTED = {"pubsub|numsub"}
 """Those that need no right for their first word alone."""
 
 RETENTION = 90
+JOB_RETENTION = 90
 DAY = 86_400
 WINDOW = 3_600
 CONVERSATION_RETENTION = 7_200
@@ -45,11 +56,13 @@ TIMES = {
     "`LLMSTREAM_RETENTION`, or gone": RETENTION,
     "twice `LLMSTREAM_RETENTION`": 2 * RETENTION,
     "`LLMSTREAM_CONVERSATION_RETENTION`": CONVERSATION_RETENTION,
+    "a day and `LLMSTREAM_JOB_RETENTION`": DAY + JOB_RETENTION,
 }
 SLACK = 60
 """Seconds that a life time may have run down by when the test looks."""
 CONFIG = {
     "RETENTION": RETENTION,
+    "JOB_RETENTION": JOB_RETENTION,
     "CONVERSATION_RETENTION": CONVERSATION_RETENTION,
     "MAX_RUNS_PER_USER": 5,
     "STARTS_PER_USER": "1000/hour",
@@ -78,7 +91,7 @@ def table(heading: str, number: int = 1) -> list[list[str]]:
 
 
 KEYS = {
-    cells[0].strip("`").partition(":")[0]: Row(
+    re.sub(r":<\w+>", "", cells[0].strip("`")): Row(
         {"sorted set": "zset"}.get(cells[1], cells[1]), live=cells[3], ended=cells[4]
     )
     for cells in table("What is in it")
@@ -87,10 +100,13 @@ KEYS = {
 CHANNELS = table("What is in it", 2)
 
 
-def grant() -> list[str]:
-    """The words of the documented command, from `ACL` on."""
-    command = re.findall(r"^redis-cli (ACL SETUSER.*?[^\\])$", PAGE, re.MULTILINE | re.DOTALL)[0]
-    return [word.replace("$PASSWORD", "secret") for word in shlex.split(command.replace("\\\n", " "))]
+def grants() -> list[list[str]]:
+    """The words of the documented commands, from `ACL` on: what each process needs, and what jobs add."""
+    commands = re.findall(r"^redis-cli (ACL SETUSER.*?[^\\])$", PAGE, re.MULTILINE | re.DOTALL)
+    return [
+        [word.replace("$PASSWORD", "secret") for word in shlex.split(command.replace("\\\n", " "))]
+        for command in commands
+    ]
 
 
 def setinfo(client: redis.Redis) -> list[str]:
@@ -99,15 +115,23 @@ def setinfo(client: redis.Redis) -> list[str]:
     return ["+client|setinfo"] if "client|setinfo" in client.command_list() else []
 
 
-def rights() -> set[str]:
-    return {word[1:] for word in grant() if word.startswith("+")}
+def rights(grant: list[str]) -> set[str]:
+    return {word[1:] for word in grant if word.startswith("+")}
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is tried again is so at once."""
+    monkeypatch.setattr(writer, "BACKOFF", 0.02)
 
 
 @pytest.fixture
 def server(redis_server: RedisServer) -> Iterator[RedisServer]:
     """A Redis that has the documented user."""
     client = redis_server.client()
-    client.execute_command(*grant(), *setinfo(client))
+    for grant in grants():
+        client.execute_command(*grant)
+    client.execute_command("ACL", "SETUSER", "llmstream", *setinfo(client))
     client.acl_log_reset()
     yield redis_server
     client.acl_deluser("llmstream")
@@ -119,16 +143,18 @@ def url(server: RedisServer) -> str:
     return server.url.replace("://", "://llmstream:secret@")
 
 
-def live_through(url: str, look: Callable[[], Any]) -> Any:
+def live_through(server: RedisServer, url: str, look: Callable[[], Any]) -> Any:
     """Have two processes do all that there is to do.
 
     :returns: what `look` says while the only run is live.
     """
     pause = Pause()
     with (
-        stage(Puppet(["Hel", pause, "lo"], ["Hello"]), REDIS_URL=url, **CONFIG) as (one, _),
+        stage(Puppet(["Hel", pause, "lo"], ["Hello"]), REDIS_URL=url, **CONFIG) as (one, first),
         stage(Puppet(["Hello"]), REDIS_URL=url, **CONFIG) as (two, llm),
     ):
+        declare(first)
+        declare(llm)
         here, there = one.test_client(), two.test_client()
         question = {"conversation": TALK, "message": "Hello?"}
         answer = ask(here, body=question, headers={"Idempotency-Key": "k" * 32})
@@ -143,7 +169,37 @@ def live_through(url: str, look: Callable[[], Any]) -> Any:
         assert text(ask(here)) == "Hello"
         assert there.get("/api/usage").status_code == 200
         be_left_and_lost(llm.record(two).registry)
+        work(server, here, llm.record(two).registry)
     return seen
+
+
+class Word(Schema):
+    word = fields.String(required=True)
+
+
+def declare(llm: LLMStream) -> None:
+    @llm.job("/api/repeat", input=Word)
+    def repeat(run: Run) -> list[str]:
+        if run.attempt == 1:
+            raise UpstreamUnavailable
+        return [run.input["word"]] * 20_000
+
+
+def work(server: RedisServer, client: Any, worker: Registry) -> None:
+    """Jobs that wait, fail, are tried again, stopped, deleted, and have a large result; and a batch of them."""
+    hands = Hands(server, worker)
+    stopped, deleted, done = (submit(client, "/api/repeat", {"word": word}) for word in ("stop", "delete", "whale"))
+    assert client.post(f"{stopped}/cancel").json["status"] == "cancelled"
+    assert client.delete(deleted).status_code == 204
+    with hands.at_work():
+        assert len(ending(client, done)["result"]) == 20_000
+        inputs = [{"word": str(n)} for n in range(3)]
+        all_of_them = client.post("/api/batches", json={"feature": "repeat", "inputs": inputs}).headers["Location"]
+        assert ending(client, all_of_them)["request_counts"]["completed"] == 3
+        assert client.get(f"{all_of_them}/results").text.count("\n") == 3
+        unwanted = client.post("/api/batches", json={"feature": "repeat", "inputs": inputs}).headers["Location"]
+        assert client.delete(unwanted).status_code == 204
+        eventually(lambda: not server.client().exists(f"{PREFIX}leases"))
 
 
 def stop_and_read_on(there: Any, location: str, heard: Any, read: Any) -> None:
@@ -176,17 +232,43 @@ def be_left_and_lost(registry: Registry) -> None:
     assert registry.find("left", None).state == "failed"
     lost = about_of(claim_of("lost"))
     ledger.restore("lost", lost, 1, [QUEUED, TOKEN])
-    assert ledger.append([("lost", 1, 2, [TOKEN], 1.0)]) == [1]
-    ledger.touch("lost")
-    assert ledger.elsewhere("lost") is not None
-    assert ledger.finish("lost", lost, ending(kept=3))[0] == "ended"
+    assert ledger.frames.append([("lost", 1, 2, [TOKEN], 1.0)]) == [1]
+    ledger.frames.touch("lost")
+    assert ledger.frames.elsewhere("lost") is not None
+    assert ledger.finish("lost", lost, ending_of(kept=3))[0] == "ended"
     ledger.let_go("lost")
     ledger.withdraw("withdrawn", about_of(claim_of("withdrawn")), DONE)
 
 
-def test_the_rights_suffice(server, url):
-    live_through(url, lambda: None)
+def test_the_rights_suffice(server, url, soon):
+    live_through(server, url, lambda: None)
     assert server.client().acl_log() == []
+
+
+def test_they_suffice_for_workers_and_none_is_too_many(server, url, tmp_path):
+    client = server.client()
+    with ModelServer(key=KEY) as model, site(AsUser(server, url), model, tmp_path) as works:
+        client.config_resetstat()
+        with works.worker("threads") as one, works.worker("fork") as other:
+            for path in ("/api/tell", "/api/compute"):
+                works.await_run(works.submit(path, json=QUESTION if path == "/api/tell" else {}), status="completed")
+            for worker in (one, other):
+                worker.tell()
+                worker.wait()
+        with works.worker("flask threads", "--burst", ready=False) as brief:
+            assert brief.wait() == 0
+    assert client.acl_log() == []
+    used = {name.removeprefix("cmdstat_") for name in client.info("commandstats")}
+    own, jobs = map(rights, grants())
+    assert jobs - own == used - own - BY_CLIENT - BY_TEST
+
+
+class AsUser:
+    """A Redis to which others come as its documented user."""
+
+    def __init__(self, server: RedisServer, url: str) -> None:
+        self.url = url
+        self.client = server.client
 
 
 def test_the_rights_reach_nothing_else(server, url):
@@ -204,7 +286,7 @@ def test_the_rights_reach_nothing_else(server, url):
 
 def test_no_right_is_missing_or_too_many(server):
     known = set(server.client().command_list())
-    assert rights() == (named_commands() & known) | BY_CLIENT
+    assert rights(grants()[0]) == (named_commands() & known) | BY_CLIENT
 
 
 def named_commands() -> set[str]:
@@ -247,8 +329,12 @@ def stored(server: RedisServer) -> dict[str, list[tuple[str, int]]]:
     client, names = server.client(), server.keys()
     found: dict[str, list[tuple[str, int]]] = {}
     for name in names:
+        if name.startswith("rq:"):
+            continue  # RQ's own affair
         assert name.startswith(PREFIX)
-        kind = name.removeprefix(PREFIX).partition(":")[0]
+        kind, _, more = name.removeprefix(PREFIX).partition(":")
+        if kind not in KEYS:
+            kind = f"{kind}:{more.rpartition(':')[2]}"
         found.setdefault(kind, []).append((client.type(name), client.ttl(name)))
     return found
 
@@ -263,8 +349,8 @@ def assert_as_documented(found: dict[str, list[tuple[str, int]]], when: Callable
             assert most - SLACK < left <= most, f"{kind} lives for {left} s"
 
 
-def test_every_key_is_documented_with_its_type_and_life_time(redis_server):
-    live = live_through(redis_server.url, lambda: stored(redis_server))
+def test_every_key_is_documented_with_its_type_and_life_time(redis_server, soon):
+    live = live_through(redis_server, redis_server.url, lambda: stored(redis_server))
     assert_as_documented(live, lambda row: row.live)
     assert_as_documented(stored(redis_server), lambda row: row.ended)
 
@@ -274,11 +360,12 @@ def test_every_key_and_channel_that_has_a_name_is_documented():
     named = {name for source in sources for name in re.findall(r"\bkey\(\s*\"(\w+)\"", source)}
     named |= {name for source in sources for name in re.findall(r"prefix \.\. '(\w+):", source)}
     channels = {cells[0].strip("`").partition(":")[0] for cells in CHANNELS}
-    assert named == KEYS.keys() | channels
+    named.add(batch.NAME)
+    assert named == {name.partition(":")[0] for name in KEYS} | channels
 
 
-def test_the_channels_are_documented(redis_server):
-    heard = live_through(redis_server.url, redis_server.channels)
+def test_the_channels_are_documented(redis_server, soon):
+    heard = live_through(redis_server, redis_server.url, redis_server.channels)
     documented = {cells[0].strip("`").partition(":")[0] for cells in CHANNELS}
     assert {name.removeprefix(PREFIX).partition(":")[0] for name in heard} <= documented
 
@@ -290,6 +377,6 @@ def test_a_run_takes_the_memory_that_is_documented(redis_server):
         ledger = Ledger(store, retention=RETENTION, lease=8)
         admit(ledger, "long")
         for n in range(1, 501):
-            assert ledger.append([("long", 1, n, [b'{"token":" word"}'], None)]) == [1]
+            assert ledger.frames.append([("long", 1, n, [b'{"token":" word"}'], None)]) == [1]
     used = redis_server.client().memory_usage(f"{PREFIX}log:long", samples=0)
     assert used == pytest.approx(int(kilobytes) * 1000, rel=0.25)
