@@ -3,6 +3,9 @@ export type RunState = "connecting" | "streaming" | "reconnecting" | "completed"
 
 export type Phase = "queued" | "thinking" | "tool" | "writing";
 
+/** A run's status, as its JSON has it; the last four are final. */
+export type RunStatus = "queued" | "in_progress" | "completed" | "incomplete" | "failed" | "cancelled";
+
 export interface Usage {
   prompt_tokens: number;
   completion_tokens: number;
@@ -78,6 +81,8 @@ export interface RunEnd {
   queue_ms?: number;
   /** What the function returned, where it returned a value. */
   result?: unknown;
+  /** Bytes of a result that is too large for an event; it has been fetched. */
+  result_size?: number;
   /** False: the server could not write the end down yet. */
   durable?: boolean;
   [more: string]: unknown;
@@ -176,6 +181,124 @@ export function stream(url: string | URL, body?: unknown, options?: StreamOption
  */
 export function resume(location: string | URL, options?: ResumeOptions): Run;
 
+/** An input: sent as multipart/form-data if it is a form or has files among its values, else as JSON. */
+export type Input = FormData | object | string | number | boolean | null;
+
+/** The states of a job as this page sees it; the last four are final. */
+export type JobState = "starting" | "following" | "reconnecting" | "completed" | "stopped" | "failed" | "closed";
+
+/** An event of a job: one of a run's, or how much of its input has gone out. */
+export interface JobEvent extends Pick<
+  RunEvent,
+  "token" | "reasoning" | "tool" | "progress" | "message" | "data" | "restarted"
+> {
+  /** Bytes, those of the form around the files included. */
+  upload?: { loaded: number; total: number };
+  status?: Phase | "in_progress";
+  [more: string]: unknown;
+}
+
+export interface FollowJobOptions extends Omit<RunOptions, "onState" | "onStatus" | "onEvent"> {
+  /**
+   * By the run's events, and by its status where these don't get through; or by its status from the first. What a
+   * status does not have is not told then: `data`, `reasoning`, `tool`. Default "events".
+   */
+  follow?: "events" | "poll";
+  /** A phase; "in_progress" for any but "queued" where the status alone is read. */
+  onStatus?: (status: Phase | "in_progress") => void;
+  /** Called for each change, thus not for the first state, "starting". */
+  onState?: (state: JobState) => void;
+  /** Each event but the last, before the callback of its own. @param id null for an event that has no number. */
+  onEvent?: (event: JobEvent, id: string | null) => void;
+  /** `job.cursor` of an earlier reader: read what follows it. Without it, everything that is kept. */
+  after?: string | null;
+  /** What that reader had: `job.text` begins with it. */
+  text?: string;
+}
+
+export interface JobOptions extends Omit<FollowJobOptions, "after" | "text"> {
+  /**
+   * The idempotency key, of at least 128 bits: a start with the key of a job joins it. Without one it is random,
+   * but a call with the URL and the input of one that is open on this page shares its key.
+   */
+  key?: string;
+  /** The name under which this tab remembers the job, for `recallJob`. A later one of that name takes its place. */
+  remember?: string;
+  /** How many bytes have gone out. They begin anew when the input is sent again. */
+  onUpload?: (loaded: number, total: number) => void;
+}
+
+/**
+ * A job, and this page's place in it. Iterating gives the events but the last, from the first that this page has got,
+ * to each iterator. Leaving the loop early does not stop the job.
+ */
+export interface Job extends AsyncIterable<JobEvent> {
+  /** Null until the server has answered. */
+  readonly id: string | null;
+  /** The absolute URL of its status; null until the server has answered. Fit for `followJob`. */
+  readonly location: string | null;
+  /** The idempotency key; null for a job that is only followed. */
+  readonly key: string | null;
+  readonly state: JobState;
+  /** What the server says of it; null until it has answered. */
+  readonly status: RunStatus | null;
+  /** How far the work is, from 0 to 1; null until that is known. */
+  readonly progress: { progress: number; message: string | null } | null;
+  /** The last event that was handed out: it goes with `text`, and is fit for `followJob`. */
+  readonly cursor: string | null;
+  /** The text so far. It stays after a failure. */
+  readonly text: string;
+  /** Rejects with the error of a job that failed. Its `result` is whole, however large. May be left alone. */
+  readonly done: Promise<RunEnd>;
+  /**
+   * Stops the job, or its upload, and resolves when it has ended. Rejects when the server could not be told; nothing
+   * is read any more even then, and `done` resolves as cancelled.
+   */
+  stop(): Promise<void>;
+  /**
+   * Follows it no longer, and gives its connection back; the job goes on. What is still being sent is broken off.
+   * Iterating ends, and `done` rejects.
+   */
+  close(): void;
+  [Symbol.asyncIterator](): AsyncGenerator<JobEvent, void, undefined>;
+}
+
+/**
+ * Starts a job, and follows it to its end.
+ *
+ * @param url of a job feature.
+ */
+export function job(url: string | URL, input?: Input, options?: JobOptions): Job;
+
+/**
+ * Follows a job that exists, such as one of a list of earlier ones. One that has ended is read from its status alone.
+ *
+ * @param location the job's URL, such as `job.location`.
+ */
+export function followJob(location: string | URL, options?: FollowJobOptions): Job;
+
+/**
+ * Follows the job that this tab remembers under a name, such as after a reload; null where there is none. One whose
+ * start was not answered yet is started again under its key, unless files were part of it.
+ */
+export function recallJob(name: string, options?: Omit<JobOptions, "key" | "remember">): Job | null;
+
+export interface ReplyOptions extends Pick<JobOptions, "headers" | "credentials" | "retries" | "key" | "onUpload"> {
+  /** Aborting it takes the question back: the promise rejects with the signal's reason. */
+  signal?: AbortSignal | null;
+  /** Milliseconds that the whole may take. Default 120000. */
+  timeout?: number;
+}
+
+/**
+ * Asks for one answer, and waits for it as a whole. While the server has no place, or a limit that passes is reached,
+ * it is asked again when it says, under the same key.
+ *
+ * @param url of a reply feature.
+ * @returns the object that the feature answers.
+ */
+export function reply<Answer = unknown>(url: string | URL, input?: Input, options?: ReplyOptions): Promise<Answer>;
+
 /** The states of a feed as this page sees it; the last two are final. */
 export type FeedState = "connecting" | "streaming" | "reconnecting" | "closed" | "failed";
 
@@ -183,7 +306,7 @@ export type FeedState = "connecting" | "streaming" | "reconnecting" | "closed" |
 export interface RunNews extends RunPlace {
   /** The feature's name. */
   feature: string;
-  status?: "queued" | "in_progress" | "completed" | "incomplete" | "failed" | "cancelled";
+  status?: RunStatus;
   /** Where it belongs to one. */
   conversation?: string | null;
   /** Seconds since 1970. */
@@ -191,8 +314,7 @@ export interface RunNews extends RunPlace {
   ended_at?: number | null;
 }
 
-export interface FeedOptions
-  extends Pick<RunOptions, "headers" | "credentials" | "connectTimeout" | "maxEventSize"> {
+export interface FeedOptions extends Pick<RunOptions, "headers" | "credentials" | "connectTimeout" | "maxEventSize"> {
   /** All that are live, at first and whenever it is told anew: a run that is not among them has ended. */
   onRuns?: (runs: RunNews[]) => void;
   onStarted?: (run: RunNews) => void;

@@ -19,6 +19,8 @@ from collections import defaultdict, deque
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from email import message_from_bytes
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from time import monotonic, sleep
@@ -121,6 +123,19 @@ class Request:
         """The body."""
         return json.loads(self.body)
 
+    @property
+    def form(self) -> list[tuple[str | None, str | None, bytes]]:
+        """The fields of a multipart body: name, file name, content."""
+        message = message_from_bytes(b"Content-Type: %b\r\n\r\n%b" % (self.headers["content-type"].encode(), self.body))
+        parts = message.get_payload()
+        assert isinstance(parts, list)
+        return [(name_of(part), part.get_filename(), part.get_payload(decode=True)) for part in parts]
+
+
+def name_of(part: Message) -> str | None:
+    name = part.get_param("name", header="Content-Disposition")
+    return name if isinstance(name, str) else None
+
 
 def sse(
     *steps: bytes | Step, location: str | None = "/runs/r1", chunked: bool = True, before: tuple[Step, ...] = ()
@@ -146,6 +161,30 @@ def problem(status: int, slug: str, *, retry_after: float | None = None, **heade
 def plain(status: int, body: bytes = b"", type: str = "application/json", **headers: str) -> Answer:
     """Any other response."""
     return Answer(status, {"Content-Type": type} | headers, (body,))
+
+
+def run_json(status: str = "queued", *, run: str = "r1", n: int = 0, **more: Any) -> dict[str, Any]:
+    """A run, as its status has it."""
+    links = {"self": f"/runs/{run}", "events": f"/runs/{run}/events", "cancel": f"/runs/{run}/cancel"}
+    known = {"id": run, "object": "run", "feature": "analyze", "status": status, "attempt": 1, "progress": None}
+    return known | {"error": None, "links": links, "cursor": f"{run}:1-{n}", "text": "", "result": None} | more
+
+
+def accepted(code: int = 202, *, location: str = "/runs/r1", **more: Any) -> Answer:
+    """What the start of a job gets."""
+    head = {"Content-Type": "application/json", "Location": location, "Retry-After": "0"}
+    return Answer(code, head, (json.dumps(run_json(**more)).encode(),))
+
+
+def status(tag: str | None = None, *, retry_after: str = "0", before: tuple[Step, ...] = (), **run: Any) -> Answer:
+    """What asking after a run gets."""
+    head = {"Content-Type": "application/json", "Retry-After": retry_after} | ({"ETag": tag} if tag else {})
+    return Answer(200, head, (json.dumps(run_json(**run)).encode(),), before=before)
+
+
+def unchanged(tag: str) -> Answer:
+    """What it gets where the tag is that of the run as it is."""
+    return Answer(304, {"ETag": tag, "Retry-After": "0"}, ())
 
 
 def opening(n: int = 0, *, epoch: int = 1, run: str = "r1", heartbeat: float = 5, retry: int = 20) -> bytes:
@@ -192,7 +231,9 @@ class Exchange(BaseHTTPRequestHandler):
     def handle_any(self) -> None:
         url = urlsplit(self.path)
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = self.body()
+        if body is None:
+            return
         headers = {name.lower(): value for name, value in self.headers.items()}
         request = Request(f"{self.command} {url.path}", query, headers, body)
         self.gone = self.server.gone
@@ -204,6 +245,22 @@ class Exchange(BaseHTTPRequestHandler):
             request.answered.set()
 
     do_GET = do_POST = do_OPTIONS = handle_any
+
+    def body(self) -> bytes | None:
+        """The request's; None where the connection broke in the midst of it."""
+        size = int(self.headers.get("Content-Length", 0))
+        body = bytearray()
+        with suppress(OSError, Break):
+            while len(body) < size:
+                piece = self.rfile.read1(min(65536, size - len(body)))
+                if not piece:
+                    break
+                body += piece
+                self.server.reading(len(body)).take(self)
+            if len(body) == size:
+                return bytes(body)
+        self.close_connection = True
+        return None
 
     def answer(self, answer: Answer) -> None:
         for step in answer.before:
@@ -230,6 +287,7 @@ class ScriptedServer(ThreadingHTTPServer):
     """The server, on a free loopback port.
 
     :param cross_origin: headers that answer pages of other origins, preflights included.
+    :param reading: what is done to the connection while a body comes, by the number of bytes that have come.
     """
 
     daemon_threads = True
@@ -244,6 +302,7 @@ class ScriptedServer(ThreadingHTTPServer):
         self.unexpected: list[str] = []
         self.gone = threading.Event()
         self.cross_origin: dict[str, str] = {}
+        self.reading: Callable[[int], Step] = lambda _: Pause(0)
         self._connections: list[socket.socket] = []
         self._came = threading.Condition()
 

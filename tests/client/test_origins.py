@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.client.server import HOLD, done, opening, plain, sse, token
+from tests.client.server import HOLD, accepted, done, opening, plain, sse, token
 
 pytestmark = pytest.mark.needs("chromium")
 
@@ -66,3 +66,11 @@ def test_cookies_go_along_where_credentials_say_so(page, api):
     page.evaluate("(url) => outcome(stream(`${url}/chat`, {}, {credentials: 'include'}))", api.url)
     calls = [request for request in api.requests if not request.line.startswith("OPTIONS")]
     assert [request.headers.get("cookie") for request in calls] == ["session=s", "session=s"]
+
+
+def test_job_whose_location_is_hidden_is_found_by_its_links(page, api):
+    api.will("POST /analyze", accepted())
+    api.will("GET /runs/r1/events", sse(opening(), done(1, result=[1]), location=None))
+    job = page.evaluate("(url) => jobOutcome(job(`${url}/analyze`, {file: bytes(9)}))", api.url)
+    assert (job["location"], job["end"]["result"]) == (f"{api.url}/runs/r1", [1])
+    assert [request.line for request in api.requests if request.line.startswith("OPTIONS")] == ["OPTIONS /analyze"]

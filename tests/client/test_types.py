@@ -21,7 +21,11 @@ def test_declares_every_export(page):
 @pytest.mark.needs("chromium")
 @pytest.mark.parametrize(
     ("interface", "made_by"),
-    [("Run", "stream('/chat', {}, {signal: AbortSignal.abort()})"), ("Feed", "llm.watch('/feed')")],
+    [
+        ("Run", "stream('/chat', {}, {signal: AbortSignal.abort()})"),
+        ("Job", "job('/analyze', {}, {signal: AbortSignal.abort()})"),
+        ("Feed", "llm.watch('/feed')"),
+    ],
 )
 def test_declares_every_member(page, server, interface, made_by):
     declared = re.findall(r"^  (?:readonly )?(\w+)[:(]", body_of(f"export interface {interface} "), re.MULTILINE)
@@ -35,15 +39,15 @@ def test_declares_every_member(page, server, interface, made_by):
 
 
 def test_declares_every_option_that_the_client_reads():
-    declared = options_of("RunOptions") | options_of("FeedOptions")
+    declared = set().union(*map(options_of, ("Run", "Stream", "Resume", "Feed", "FollowJob", "Job", "Reply")))
     callbacks = set(re.findall(r'"(on[A-Z]\w+)"', CLIENT))
     assert {name for name in declared if re.match("on[A-Z]", name)} == callbacks
     for name in declared - callbacks:
         assert re.search(rf"\b{name}\b", CLIENT), name
 
 
-def options_of(interface: str) -> set[str]:
-    return set(re.findall(r"^  (\w+)\?:", body_of(f"export interface {interface}"), re.MULTILINE))
+def options_of(kind: str) -> set[str]:
+    return set(re.findall(r"^  (\w+)\?:", body_of(f"export interface {kind}Options"), re.MULTILINE))
 
 
 def body_of(declaration: str) -> str:

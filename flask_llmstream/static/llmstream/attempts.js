@@ -20,8 +20,12 @@ export class Attempts {
   #heartbeat = 5_000;
   #failures = 0; // attempts since the last that brought something
   #pausing = null; // between two attempts: {end, asked}
+  #closed = false;
 
-  /** @param options those of a run or a feed, and `onHidden`, called when nobody sees the page any more */
+  /**
+   * @param options those of a run or a feed; `onHidden`, called when nobody sees the page any more; and `openWithin`,
+   *   milliseconds in which a stream that has begun must say how often it will be heard
+   */
   constructor(options) {
     this.#options = { ...DEFAULTS, ...options };
     for (const [target, type] of WAKING) target?.addEventListener?.(type, this.#wake);
@@ -72,7 +76,7 @@ export class Attempts {
   /** Read an event stream to its end. */
   async hear(response, onBlock) {
     const { line } = this;
-    line.limit = Infinity; // until the server has said how often it will be heard
+    line.limit = this.#options.openWithin ?? Infinity; // until the server has said how often it will be heard
     const parser = new EventStreamParser({
       maxEventSize: this.#options.maxEventSize,
       onBlock: (block) => {
@@ -88,6 +92,22 @@ export class Attempts {
       },
     });
     for await (const bytes of line.chunks(response)) parser.feed(bytes);
+  }
+
+  /** What `attempt()` comes to: after an interruption it is made anew, while there is another. */
+  async persist(attempt) {
+    for (;;) {
+      this.line = null;
+      try {
+        const outcome = await attempt();
+        this.#failures = 0;
+        return outcome;
+      } catch (error) {
+        if (this.#closed || !(error instanceof Interruption)) throw error;
+        if (!this.another()) throw error.verdict;
+        await this.pause(error);
+      }
+    }
   }
 
   /** Whether another may follow the one that has failed. */
@@ -118,12 +138,13 @@ export class Attempts {
 
   close() {
     for (const [target, type] of WAKING) target?.removeEventListener?.(type, this.#wake);
+    this.#closed = true;
     this.hurry();
   }
 
   #wake = ({ type }) => {
     if (type === "online") this.#failures = 0;
-    else if (document.visibilityState === "hidden") return this.#options.onHidden();
+    else if (document.visibilityState === "hidden") return this.#options.onHidden?.();
     if (this.#pausing?.asked === false) this.hurry();
     else if (!this.#pausing && this.line?.silence > this.#heartbeat) this.line.drop("the line was silent");
   };

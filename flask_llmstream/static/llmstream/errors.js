@@ -72,10 +72,14 @@ export class Interruption extends Error {
 /** A run that an answer tells of, with its absolute URL: the page may be of another origin. */
 export const located = (run, path, response) => ({ ...run, location: new URL(path, response.url).href });
 
+/** Whether a problem is of one of these kinds of ours. */
+export const isOneOf = ({ type }, kinds) => kinds.some((kind) => type === `urn:problem-type:flask-llmstream:${kind}`);
+
 /** Whether the server may be well again after such an answer. */
 export const isPassing = ({ status }) => status >= 500 || [408, 425, 429].includes(status);
 
-function seconds(retryAfter) {
+/** What the header Retry-After says, in seconds; null where it says nothing. */
+export function seconds(retryAfter) {
   if (retryAfter === null) return null;
   const seconds = /^\d+$/.test(retryAfter) ? Number(retryAfter) : (Date.parse(retryAfter) - Date.now()) / 1_000;
   return Number.isFinite(seconds) ? Math.max(0, seconds) : null;

@@ -1,6 +1,6 @@
 /** From bytes to events: server-sent events as the WHATWG specification has them, and what they say of a run. */
 
-import { ProtocolError } from "./errors.js";
+import { ProblemError, ProtocolError } from "./errors.js";
 
 const LARGEST_EVENT = 8 * 2 ** 20;
 
@@ -104,6 +104,12 @@ export function terminalOf({ status, error: problem, ...more }) {
   if (!ENDED.includes(status)) return undefined;
   if (status === "failed") return { ...more, error: problem?.detail ?? "The run failed.", problem };
   return { ...more, done: true, cancelled: status === "cancelled" };
+}
+
+/** The error that a run has failed with, as its terminal event tells it. */
+export function failureOf({ error, problem }) {
+  const plain = { type: "about:blank", title: "The run failed", detail: String(error) };
+  return new ProblemError(problem instanceof Object ? problem : plain);
 }
 
 /** What `done` resolves with. */

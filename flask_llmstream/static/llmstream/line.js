@@ -1,4 +1,5 @@
 import { Interruption } from "./errors.js";
+import { post } from "./upload.js";
 
 /** One HTTP exchange, given up when nothing has been heard for `limit` milliseconds. */
 export class Line {
@@ -36,6 +37,15 @@ export class Line {
 
   async fetch(url, init) {
     return this.heed(fetch(url, { ...init, cache: "no-store", signal: this.#controller.signal }));
+  }
+
+  /** A POST whose answer is wanted whole. `onUpload(loaded, total)` is told how many bytes have gone out. */
+  async post(url, { onUpload, ...init }) {
+    const heard = (loaded, total) => {
+      this.#heard = Date.now();
+      onUpload(loaded, total);
+    };
+    return this.heed(post(url, { ...init, onUpload: heard, signal: this.#controller.signal }));
   }
 
   async *chunks(response) {
