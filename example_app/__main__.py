@@ -25,12 +25,17 @@ PORTS_TO_TRY = 20
 def main(port: int, browser: bool) -> None:
     """Serve the example's chat page on this machine."""
     with listen(port) as listener:
-        server = make_server(HOST, 0, application(), threaded=True, fd=listener.fileno())
+        app = application()
+        server = make_server(HOST, 0, app, threaded=True, fd=listener.fileno())
         url = f"http://{HOST}:{server.port}/"
         click.echo(f"The chat page is at {url} (Ctrl+C ends it)")
         if browser:
             threading.Thread(target=webbrowser.open, args=[url], daemon=True).start()
-        server.serve_forever()
+        try:
+            server.serve_forever()
+        finally:
+            for record in app.extensions["llmstream"].values():
+                record.close()  # or Python would wait for the threads of a document that is being analysed
 
 
 def application() -> Flask:

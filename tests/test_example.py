@@ -26,6 +26,7 @@ from example_app.__main__ import PORTS_TO_TRY, application, listen
 
 STATIC = Path(example_app.__file__).with_name("static")
 VENDOR = STATIC / "vendor"
+PAGES = ["/", "/analyze", "/extract", "/classify", "/settings"]
 VENDORED = json.loads((VENDOR / "vendor.json").read_text())
 
 
@@ -60,10 +61,11 @@ def test_vendored_libraries_have_version_licence_and_source():
         assert any(path.startswith(f"{library['name']}/LICENSE") for path in library["files"])
 
 
-def test_the_page_may_load_nothing_foreign_and_nothing_inline():
-    app = create_app()
-    client = app.test_client()
-    response = client.get("/")
+@pytest.mark.parametrize("path", PAGES)
+def test_a_page_may_load_nothing_foreign_and_nothing_inline(path):
+    client = create_app().test_client()
+    response = client.get(path)
+    assert response.status_code == 200
     policy = dict(part.split(" ", 1) for part in response.headers["Content-Security-Policy"].split("; "))
     assert policy == {
         "default-src": "'none'",
@@ -85,9 +87,10 @@ def test_the_page_may_load_nothing_foreign_and_nothing_inline():
     assert not re.findall(r"""(?:src|href)=["'](?!/(?!/))[^"']*""", response.text)
 
 
-def test_everything_that_the_page_asks_for_is_there():
+def test_everything_that_the_pages_ask_for_is_there():
     client = create_app().test_client()
-    ahead = re.findall(r'(?:src|href|data-client)="([^"]+)"', client.get("/").text)
+    named = re.compile(r'(?:src|href|data-client|data-sample)="([^"]+)"')
+    ahead = [address for path in PAGES for address in named.findall(client.get(path).text)]
     seen = set()
     while ahead:
         address = ahead.pop()
@@ -99,7 +102,8 @@ def test_everything_that_the_page_asks_for_is_there():
             if address.endswith(("js", "mjs")):
                 assert response.mimetype in ("text/javascript", "application/javascript"), address
                 ahead += [urljoin(address, name) for name in re.findall(r'from "(\./[^"]+)"', response.text)]
-    assert {"/static/chat.css", "/static/markdown.js", "/static/vendor/dompurify/purify.es.mjs"} < seen
+    assert {"/static/look.css", "/static/invoice.js", "/static/vendor/dompurify/purify.es.mjs"} < seen
+    assert not {f"/static/{file.name}" for file in STATIC.glob("*.*")} - seen, "nothing asks for these"
 
 
 def test_a_first_visit_gets_an_identity():
@@ -248,13 +252,17 @@ PAIRS = [
     ("on-accent", "accent", 4.5),
     ("danger", "danger-soft", 4.5),
     ("accent", "raised", 3.0),  # the frame of the focused composer
+    ("edge", "raised", 3.0),  # what can be filled in
+    ("edge", "ground", 3.0),
+    ("danger", "raised", 4.5),
+    ("danger", "ground", 4.5),
 ]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(("text", "ground", "least"), PAIRS)
 def test_colours_contrast_enough(scheme, text, ground, least):
-    palettes = re.findall(r":root \{(.*?)\}", (STATIC / "chat.css").read_text(), re.DOTALL)
+    palettes = re.findall(r":root \{(.*?)\}", (STATIC / "look.css").read_text(), re.DOTALL)
     palette = dict(re.findall(r"--([\w-]+): (#\w+);", palettes[("light", "dark").index(scheme)]))
     lighter, darker = sorted((luminance(palette[text]), luminance(palette[ground])), reverse=True)
     assert (lighter + 0.05) / (darker + 0.05) >= least

@@ -161,7 +161,8 @@ async function open(id) {
   find("#notice").hidden = true;
   announce("");
   refresh();
-  if (id) await load();
+  if (!id) return; // what a new one has to say begins at the top
+  await load();
   follow.toEnd();
 }
 

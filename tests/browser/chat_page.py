@@ -6,9 +6,10 @@ import json
 from typing import Any
 from urllib.parse import urlsplit
 
-from playwright.sync_api import ConsoleMessage, Locator, Page, Request, expect
+from playwright.sync_api import Locator, Page, Request, expect
 
 from flask_llmstream.testing import Gate, Schedule
+from tests.browser.tab import Tab
 
 
 def halfway(tokens: int = 6, at: int = 3) -> tuple[Schedule, Gate]:
@@ -17,40 +18,25 @@ def halfway(tokens: int = 6, at: int = 3) -> tuple[Schedule, Gate]:
     return Schedule(tokens=tokens, gates={at: gate}), gate
 
 
-class ChatPage:
-    """The page in a browser's tab.
-
-    `complaints` are uncaught errors and broken rules of the Content-Security-Policy, `starts` the requests that
-    started a run, `foreign` the addresses on other hosts that were asked for anything.
-    """
+class ChatPage(Tab):
+    """The page in a browser's tab; `starts` are the requests that started a run."""
 
     def __init__(self, page: Page, url: str) -> None:
-        self.page = page
-        self.url = url
-        self.complaints: list[str] = []
+        super().__init__(page, url)
         self.starts: list[Request] = []
-        self.foreign: list[str] = []
         self.question = page.get_by_label("Your message")
         self.send = page.get_by_role("button", name="Send", exact=True)
-        self.stop = page.get_by_role("button", name="Stop", exact=True)
         self.questions = page.locator("article.question p")
         self.answers = page.locator("article.answer")
         self.conversations = page.locator("#chats .title")
         self.answering = page.locator("#chats li", has=page.locator(".answering:not([hidden])")).locator(".title")
         self.new = page.get_by_role("button", name="New chat")
-        self.announcer = page.get_by_role("status")
-        page.on("pageerror", lambda error: self.complaints.append(error.message))
-        page.on("console", self._listen)
-        page.on("request", self._look)
+        page.on("request", self._look_for_starts)
 
     def open(self) -> None:
         self.page.goto(f"{self.url}/")
         expect(self.page.get_by_role("heading", name="What would you like to read?")).to_be_visible()
         expect(self.question).to_be_focused()
-
-    def visit(self, address: str) -> None:
-        """Open a conversation."""
-        self.page.goto(address)
 
     @property
     def said(self) -> list[dict[str, Any]]:
@@ -76,13 +62,6 @@ class ChatPage:
         expect(self.answer).to_have_attribute("data-state", state)
         expect(self.stop).to_be_hidden()
 
-    def _listen(self, message: ConsoleMessage) -> None:
-        if "Content Security Policy" in message.text or "Trusted" in message.text:
-            self.complaints.append(message.text)
-
-    def _look(self, request: Request) -> None:
-        address = urlsplit(request.url)
-        if address.scheme not in ("data", "blob") and address.hostname != "127.0.0.1":
-            self.foreign.append(request.url)
-        if request.method == "POST" and address.path.endswith("/stream"):
+    def _look_for_starts(self, request: Request) -> None:
+        if request.method == "POST" and urlsplit(request.url).path.endswith("/stream"):
             self.starts.append(request)
