@@ -10,6 +10,7 @@ from sphinx.util.docutils import SphinxDirective
 
 from flask_llmstream import errors
 from flask_llmstream.config import KEYS, PREFIX
+from flask_llmstream.filetypes import NAMES
 
 
 class ConfigurationTable(SphinxDirective):
@@ -29,6 +30,14 @@ class ErrorTable(SphinxDirective):
             for kind in tree(errors.LLMStreamError)
         )
         return self.parse_text_to_nodes(markdown(("Class", "Type", "Status", "Title", "Retried"), rows))
+
+
+class FileTypes(SphinxDirective):
+    """Every media type that an uploaded file can be known as."""
+
+    def run(self) -> list[nodes.Node]:
+        rows = ((name, f"`{media_type}`") for media_type, name in NAMES.items())
+        return self.parse_text_to_nodes(markdown(("File", "Type"), rows))
 
 
 def tree(kind: type[errors.LLMStreamError]) -> Iterator[type[errors.LLMStreamError]]:
@@ -52,4 +61,5 @@ def escape(cell: str) -> str:
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("configuration-table", ConfigurationTable)
     app.add_directive("error-table", ErrorTable)
+    app.add_directive("file-types", FileTypes)
     return {"parallel_read_safe": True}

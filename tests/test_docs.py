@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ from types import ModuleType
 import pytest
 from sybil import Sybil
 from sybil.parsers.myst import PythonCodeBlockParser, SkipParser
+
+from flask_llmstream import LLMStream
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
@@ -62,6 +65,14 @@ def test_every_option_of_the_client_is_documented():
     names = re.findall(r"^  (\w+)\?:", "\n".join(options), re.MULTILINE)
     assert len(names) > 15
     assert [name for name in names if not re.search(rf"`{name}\b", page)] == []
+
+
+@pytest.mark.parametrize("decorator, name", [("stream", "streaming"), ("job", "jobs"), ("reply", "replies")])
+def test_every_parameter_of_a_decorator_is_documented(decorator, name):
+    page = (ROOT / "docs" / f"{name}.md").read_text()
+    _, rule, *parameters = inspect.signature(getattr(LLMStream, decorator)).parameters
+    assert rule == "rule"
+    assert [parameter for parameter in parameters if f"`{parameter}=`" not in page] == []
 
 
 def test_every_page_is_in_the_table_of_contents():

@@ -85,6 +85,12 @@ def test_the_lines_to_add_run_as_the_commands_say(tmp_path):
             assert re.findall('{"token":"(.*?)"}', answer.text) == ["Good ", "morning"]
             assert model.requests[-1].body["messages"][instructions:] == [question]
         assert httpx2.get(f"{url}/api/llmstream.js").status_code == 200
+        model.then(Schedule(tokens=['{"sentiment": "neutral"}']))
+        reply = httpx2.post(f"{url}/api/classify", json={"text": "Good morning"}, timeout=30)
+        assert reply.json() == {"sentiment": "neutral"}, reply.text
+        document = {"text": "Good.\n\nMorning."}
+        job = httpx2.post(f"{url}/api/digest", json=document, headers={"Prefer": "wait=20"}, timeout=30)
+        assert job.json()["result"] == {"digests": ["Good morning"] * 2}, job.text
     assert "ERROR" not in (tmp_path / "log").read_text()
 
 
