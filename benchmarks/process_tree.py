@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 PROC = Path("/proc")
@@ -31,6 +32,11 @@ def peak_resident_bytes(root: int) -> int:
     return _status_bytes(root, "VmHWM:")
 
 
+def connections(root: int, port: int) -> int:
+    """TCP connections of the tree to a port, over IPv4."""
+    return sum(len(_sockets(pid) & _connected_to(pid, port)) for pid in tree(root))
+
+
 def tree(root: int) -> list[int]:
     """The process ids of a process and of all that live and descend from it, the root first."""
     children: dict[int, list[int]] = {}
@@ -41,6 +47,26 @@ def tree(root: int) -> list[int]:
     for pid in found:
         found.extend(children.get(pid, ()))
     return found
+
+
+def _sockets(pid: int) -> set[str]:
+    """The inodes of a process's sockets."""
+    found = set()
+    for descriptor in (PROC / str(pid) / "fd").iterdir():
+        with suppress(FileNotFoundError):
+            kind, _, inode = os.readlink(descriptor).partition(":")
+            if kind == "socket":
+                found.add(inode.strip("[]"))
+    return found
+
+
+def _connected_to(pid: int, port: int) -> set[str]:
+    """The inodes of sockets that are connected to a port, in a process's network namespace."""
+    _, *lines = (PROC / str(pid) / "net" / "tcp").read_text().splitlines()
+    # proc(5): the second and third column are the local and the remote address and port in hex, the tenth is the inode.
+    return {
+        columns[9] for columns in map(str.split, lines) if columns[2].endswith(f":{port:04X}") and columns[3] == "01"
+    }
 
 
 def _fields(pid: int) -> list[str]:

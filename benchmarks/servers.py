@@ -1,4 +1,4 @@
-"""The processes that a benchmark starts: the model server upstream, and the two servers it compares."""
+"""The processes that a benchmark starts: the model server upstream, Redis, and the servers it compares."""
 
 from __future__ import annotations
 
@@ -39,6 +39,14 @@ class Redis:
         used = self.client.info("cpu")
         return float(used["used_cpu_user"]) + float(used["used_cpu_sys"])
 
+    def messages(self) -> int:
+        """How often it has found something to read; a pipeline that comes at once counts once."""
+        return int(self.client.info("stats")["total_reads_processed"])
+
+    @property
+    def port(self) -> int:
+        return int(self.client.connection_pool.connection_kwargs["port"])
+
     def connections(self) -> str:
         """How many there are of each kind, but for the benchmark's own."""
         clients = [client for client in self.client.client_list() if client["name"] == "llmstream"]
@@ -74,12 +82,12 @@ def upstream(*, tokens: int, rate: float, first_token: float = 0) -> Iterator[Se
     """
     answer = ["--tokens", str(tokens), "--rate", str(rate), "--first-token", str(first_token)]
     command = [*MODEL_SERVER, "--port", "0", *answer]
-    with _process(command, os.environ, stdout=subprocess.PIPE) as process:
-        assert process.stdout
-        base_url = process.stdout.readline().decode().strip()
+    with running(command, os.environ, stdout=subprocess.PIPE) as server:
+        assert server.stdout
+        base_url = server.stdout.readline().decode().strip()
         if not base_url:
             raise SystemExit("The testing server did not start; its error is above.")
-        yield Server("upstream alone", f"{base_url}/chat/completions", process.pid, model="benchmark")
+        yield Server("upstream alone", f"{base_url}/chat/completions", server.pid, model="benchmark")
 
 
 @contextmanager
@@ -91,17 +99,20 @@ def redis() -> Iterator[Redis]:
     port = _free_port()
     with TemporaryDirectory() as directory:
         command = [program, "--port", str(port), "--bind", HOST, "--save", "", "--dir", directory, "--logfile", "log"]
-        with _process(command, os.environ), Client(host=HOST, port=port) as client:
+        with running(command, os.environ), Client(host=HOST, port=port) as client:
             _wait_until_answering(client)
             yield Redis(f"redis://{HOST}:{port}/0", client)
 
 
 def flask(
-    model: Server, redis: Redis | None = None, *, name: str = "flask_llmstream"
+    model: Server, redis: Redis | None = None, *, name: str = "flask_llmstream", app: str = "example_app"
 ) -> AbstractContextManager[Server]:
-    """The example application under gunicorn, one gevent worker."""
+    """An application under gunicorn, one gevent worker.
+
+    :param app: the module that has its factory.
+    """
     command = ["gunicorn", "-k", "gevent", "-w", "1", "--worker-connections", "2000", "--log-level", "warning"]
-    command.append("example_app:create_app()")
+    command.append(f"{app}:create_app()")
     return _web(name, lambda port: [*command, "--bind", f"{HOST}:{port}"], model, redis)
 
 
@@ -115,11 +126,9 @@ def fastapi(model: Server) -> AbstractContextManager[Server]:
 COMPARED: Mapping[str, Callable[[Server], AbstractContextManager[Server]]] = {"flask": flask, "fastapi": fastapi}
 
 
-@contextmanager
-def _web(
-    name: str, arguments: Callable[[int], list[str]], model: Server, redis: Redis | None = None
-) -> Iterator[Server]:
-    environment = {
+def environment(model: Server, redis: Redis | None) -> dict[str, str]:
+    """What a process of an application finds in its environment."""
+    found = {
         **os.environ,
         "OPENAI_BASE_URL": model.url.removesuffix("/chat/completions"),
         "OPENAI_API_KEY": "benchmark",
@@ -129,18 +138,15 @@ def _web(
         "NO_PROXY": "*",
     }
     if redis is not None:
-        environment["FLASK_LLMSTREAM_REDIS_URL"] = redis.url
-    port = _free_port()
-    with _process([sys.executable, "-m", *arguments(port)], environment) as process:
-        _wait_until_serving(port, process)
-        print(f"{name}: process {process.pid} on port {port}", file=sys.stderr)
-        yield Server(name, f"http://{HOST}:{port}{CHAT}", process.pid, redis=redis)
+        found["FLASK_LLMSTREAM_REDIS_URL"] = redis.url
+    return found
 
 
 @contextmanager
-def _process(
+def running(
     command: list[str], environment: Mapping[str, str], *, stdout: int | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
+    """A process, which is ended with what it has started."""
     process = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=stdout, start_new_session=True)
     try:
         yield process
@@ -153,6 +159,17 @@ def _process(
             process.wait()
         if process.stdout:
             process.stdout.close()
+
+
+@contextmanager
+def _web(
+    name: str, arguments: Callable[[int], list[str]], model: Server, redis: Redis | None = None
+) -> Iterator[Server]:
+    port = _free_port()
+    with running([sys.executable, "-m", *arguments(port)], environment(model, redis)) as process:
+        _wait_until_serving(port, process)
+        print(f"{name}: process {process.pid} on port {port}", file=sys.stderr)
+        yield Server(name, f"http://{HOST}:{port}{CHAT}", process.pid, redis=redis)
 
 
 def _free_port() -> int:
