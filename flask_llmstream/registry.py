@@ -286,6 +286,10 @@ class Registry:
         # Its own end is the better one, with the usage counted. A function that cannot be stopped has none.
         current().timers.after(INTERRUPTED_WITHIN, lambda: current().hand_over(insist))
 
+    def give_up(self, run: Run) -> None:
+        """End a run that was stopped, and whose function does not see that."""
+        self._end(run, Outcome(state="cancelled"))
+
     def break_off(self) -> None:
         """Close all that is live here: this process ends."""
         for run in reversed(self.live):  # what waits goes first, so that nothing more begins

@@ -47,6 +47,8 @@ GRACE = 30.0
 """Seconds that a worker which is told to go gives its runs, before it puts them back."""
 PUT_BACK_WITHIN = 3.0
 """Seconds that it takes at most to put back what goes on then."""
+LOOKED_EVERY = 0.1
+"""Seconds between two looks at whether a run that is performed by itself was stopped, and in which it may see that."""
 POLLED_EVERY = 1
 """Seconds that it waits for the next run before it looks whether it is told to go."""
 BEATS_EVERY = 30.0
@@ -86,7 +88,10 @@ def records(app: Flask) -> dict[str, Record]:
 
 
 def perform(extension: str, run_id: str, attempt: int) -> None:
-    """Perform a run to the end of this attempt. This is what RQ's own kinds of workers call."""
+    """Perform a run to the end of this attempt. This is what RQ's own kinds of workers call.
+
+    A function that computes does not see that it was stopped. It is not waited for: a forked process ends with this.
+    """
     record = records(application()).get(extension)
     if record is None:
         log.warning("run %s is not performed: the application has no %s", run_id, extension)
@@ -103,7 +108,9 @@ def perform(extension: str, run_id: str, attempt: int) -> None:
                 raise
             outage.wait(error)
     if run is not None:
-        done.wait()
+        while not done.wait(LOOKED_EVERY):
+            if run.cancelled and run.broken is None and not done.wait(LOOKED_EVERY):
+                record.registry.give_up(run)
         _await_told(record, run)
 
 

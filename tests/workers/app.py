@@ -104,6 +104,12 @@ def endless(run: Run) -> int:
         hashlib.sha256(bytes(1000)).digest()
 
 
+@llm.job("/api/deaf", input=Task, queue="cpu", attempts=1, timeout=60)
+def deaf(run: Run) -> int:
+    """The same, for long."""
+    return endless(run)
+
+
 @llm.job("/api/deadly", input=Task, attempts=2)
 def deadly(run: Run) -> Iterator[str]:
     """Takes its process with it."""

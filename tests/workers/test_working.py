@@ -166,5 +166,16 @@ def test_time_out_of_one_that_computes(works):
         works.await_run(follows, status="completed")
 
 
+def test_a_stop_of_one_that_computes(works):
+    with works.worker("fork"):
+        location = works.submit("/api/deaf", json={})
+        begun = until(lambda: works.beginnings(location))[0]
+        works.cancel(location)
+        assert works.await_run(location, status="cancelled")["attempt"] == 1
+        until(lambda: not alive(begun.pid))
+        follows = works.submit("/api/compute", json={})
+        works.await_run(follows, status="completed")
+
+
 def alive(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
