@@ -77,8 +77,11 @@ class Works:
 
     def left(self) -> list[str]:
         """Keys of Redis' that only what goes on should have."""
-        batches = [key for key in self.site.redis.keys("llmstream:batch:*") if key.split(":")[-1] not in BATCH_KEPT]
-        return [*batches, *self.site.redis.keys("llmstream:live:*"), *self.site.redis.keys("rq:job:*")]
+        redis = self.site.redis
+        batches = [key for key in redis.keys("llmstream:batch:*") if key.split(":")[-1] not in BATCH_KEPT]
+        # What RQ has of a job that a worker had just taken when it was killed expires.
+        jobs = [key for key in redis.keys("rq:job:*") if redis.client().ttl(key) < 0]
+        return [*batches, *redis.keys("llmstream:live:*"), *jobs]
 
     def told(self) -> list[dict[str, Any]]:
         return [json.loads(body) for _, _, body in self.hears.requests]

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from playwright.sync_api import Browser, Page
 
 from tests.client.server import ScriptedServer
+from tests.puppet import eventually
 
 
 def serve() -> Iterator[ScriptedServer]:
@@ -14,11 +16,16 @@ def serve() -> Iterator[ScriptedServer]:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         yield server
+        with suppress(AssertionError):  # what a page has just sent is under way
+            eventually(lambda: not left(server))
         server.shutdown()
         thread.join()
     assert not server.unexpected, "requests that nothing was put down for"
-    left = [line for line, answers in server.answers.items() if answers]
-    assert not left, f"requests that did not come: {left}"
+    assert not left(server), f"requests that did not come: {left(server)}"
+
+
+def left(server: ScriptedServer) -> list[str]:
+    return [line for line, answers in server.answers.items() if answers]
 
 
 @pytest.fixture
