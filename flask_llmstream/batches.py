@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import msgspec
 from flask import Blueprint, Response, request, url_for
 from marshmallow import Schema, fields, validate
 
+from .anyrun import AnyRun
 from .batch import MOST_INPUTS, NAME, Batch, kept
 from .errors import ContentTooLarge, InvalidInput, NotJSON, RequestRefused, RunNotFound, StoreUnavailable
 from .features import Feature, JobFeature, ReplyFeature, View
 from .identity import accessible_run, recognize, welcome
+from .mounting import mount
 from .order import NOBODY, Order
-from .problems import json_response, with_problems
+from .problems import json_response
 from .quotas import rate_limits
 from .record import Record
-from .requests import fingerprint, idempotency_key, longest, require_known_origin
-from .run import AnyRun
+from .requests import fingerprint, idempotency_key, longest
 from .schemas import load
 from .starts import Start, claim, request_context
-from .status import POLL_AGAIN, await_news, status
+from .status import POLL_AGAIN, cancelled, status
 from .uploads import file_fields
 
 MEDIA_TYPE = "application/x-ndjson"
@@ -41,8 +43,6 @@ MOST_RESULT_BYTES = 4_194_304
 """Bytes of results after which an answer ends."""
 READ = 50
 """Results that are read at a time."""
-STOP_WITHIN = 2.0
-"""Seconds that a cancel waits to report the end that it brought about."""
 
 
 class Rate(Schema):
@@ -73,14 +73,7 @@ class BatchQuery(Schema):
 def add_views(blueprint: Blueprint, record: Record) -> None:
     """Mount the views of batches."""
 
-    def add(rule: str, endpoint: str, method: str, view: Callable[..., Response]) -> None:
-        def bound(**view_args: Any) -> Response:
-            require_known_origin(request, record)
-            return view(record, **view_args)
-
-        bound.__name__ = endpoint
-        blueprint.add_url_rule(rule, endpoint, with_problems(record.decorated(bound)), methods=[method])
-
+    add = partial(mount, blueprint, record)
     add("/batches", "start_batch", "POST", _start)
     add("/batches", "batches", "GET", _list)
     add("/batches/<run_id>", "batch", "GET", _status)
@@ -205,10 +198,7 @@ def _results(record: Record, run_id: str) -> Response:
 
 
 def _cancel(record: Record, run_id: str) -> Response:
-    run = _found(record, run_id, "stop")
-    record.registry.stop(run)
-    run = await_news(record, run, STOP_WITHIN)
-    return json_response(describe(record, run), 200 if run.ended else 202)
+    return cancelled(record, _found(record, run_id, "stop"), describe)
 
 
 def _forget(record: Record, run_id: str) -> Response:

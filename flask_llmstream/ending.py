@@ -16,6 +16,7 @@ from time import monotonic, time
 
 import msgspec
 
+from .anyrun import AnyRun, State
 from .errors import LLMStreamError, RunInterrupted, StoreUnavailable
 from .events import Done, Failed, Terminal, Usage
 from .journal import Journal
@@ -23,7 +24,7 @@ from .leases import Leases
 from .ledger import Ending, Ledger
 from .mirror import Mirror
 from .order import NOBODY
-from .run import AnyRun, Run, State
+from .run import Run
 from .runtime import current
 
 log = logging.getLogger("flask_llmstream")
@@ -186,6 +187,8 @@ class Endings:
             entries = _entries(run)[: ending.n - 1]
             self._ledger.restore(run.id, run.about, ending.epoch, entries, began=run.started_at, attempt=run.attempt)
             verdict, epoch, terminal = self._ledger.finish(run.id, run.about, ending)
+        if run.forgotten and run.result_apart is not None:  # it may have been deleted while its result was kept
+            self._ledger.drop_result(run.id, ending.epoch)
         if not run.passed_on:  # else the next attempt is made here, too, and holds it by now
             self._leases.release(run.id)
         if verdict == "fenced":  # another attempt is being made, or has been: its end is the run's

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -12,9 +12,10 @@ from flask import Blueprint, Response, request, url_for
 from .conversations import Conversation, Message, branch
 from .errors import ConversationNotFound, InvalidInput, RequestRefused, RunExpired, RunNotFound
 from .identity import recognize, welcome
-from .problems import json_response, with_problems
+from .mounting import mount
+from .problems import json_response
 from .record import Record
-from .requests import json_body, require_known_origin
+from .requests import json_body
 from .schemas import ConversationInput, load
 
 AT_ONCE = 20
@@ -32,14 +33,7 @@ REMARKS = {
 def add_views(blueprint: Blueprint, record: Record) -> None:
     """Mount the views of conversations."""
 
-    def add(rule: str, endpoint: str, method: str, view: Callable[..., Response]) -> None:
-        def bound(**view_args: Any) -> Response:
-            require_known_origin(request, record)
-            return view(record, **view_args)
-
-        bound.__name__ = endpoint
-        blueprint.add_url_rule(rule, endpoint, with_problems(record.decorated(bound)), methods=[method])
-
+    add = partial(mount, blueprint, record)
     one = "/conversations/<conversation_id>"
     add("/conversations", "conversations", "GET", _list)
     add("/conversations", "begin_conversation", "POST", _begin)

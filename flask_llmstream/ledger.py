@@ -30,8 +30,6 @@ WITHDRAWN_FOR = 600.0
 """Seconds in which a start that was taken back is refused, should Redis come to it only then."""
 USAGE_KEPT = 400 * 86400.0
 """Seconds."""
-END_PATIENCE = 0.5
-"""Seconds to wait for a connection that is free, where readers wait for the end of a run."""
 RECORD = (
     *("about", "epoch", "started_at", "ended_at", "last", "terminal"),
     *("stop", "gone", "waiting", "attempt", "used"),
@@ -157,12 +155,9 @@ class Ledger:
         """Tell the owner's feed of a run in a conversation, which `admit` has left to be told."""
         self.store.call("tell", [self.store.key("feed", digest(about.owner))], [_started(run_id, about), self._hold])
 
-    def finish(
-        self, run_id: str, about: About, ending: Ending, *, patience: float = END_PATIENCE
-    ) -> tuple[str, int, bytes]:
+    def finish(self, run_id: str, about: About, ending: Ending) -> tuple[str, int, bytes]:
         """Carry out the end of a run.
 
-        :param patience: seconds to wait for a connection that is free.
         :returns: ``ended`` or ``already``, with epoch and payload of the last event; or why it cannot be: ``leased``,
             ``fenced``, ``missing``.
         """
@@ -196,7 +191,7 @@ class Ledger:
             key("users", day),
         ]
         args = [encode(ask), b"\n".join(ending.tail), ending.terminal, _ended(run_id, about, ending.state)]
-        verdict, last, terminal = self.store.call("finish", keys, args, patience=patience)
+        verdict, last, terminal = self.store.call("finish", keys, args, urgent=True)
         return verdict.decode(), read_place(last)[0] if last else 0, terminal
 
     def restore(
@@ -242,6 +237,10 @@ class Ledger:
         """A result that was kept beside the log."""
         result: bytes | None = self.store.command("GET", self.store.key("result", run_id, str(epoch)))
         return result
+
+    def drop_result(self, run_id: str, epoch: int) -> None:
+        """Keep a result no longer."""
+        self.store.command("UNLINK", self.store.key("result", run_id, str(epoch)))
 
     def drop(self, run_id: str, epoch: int) -> None:
         """Have no more room taken by a run that has ended. That there was one is still known."""

@@ -2,39 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 
 from flask import Blueprint, Response, request
 
 from .errors import InvalidCursor, RequestRefused
 from .identity import accessible_run, recognize
 from .links import Links
-from .problems import json_response, with_problems
+from .mounting import mount
+from .problems import json_response
 from .record import Record
-from .requests import cursor, require_known_origin
-from .status import await_news, describe, outline, status
+from .requests import cursor
+from .status import cancelled, outline, status
 from .streams import follow, stream_response
-
-STOP_WITHIN = 2.0
-"""Seconds that a stop waits to report the end that it brought about."""
 
 
 def add_views(blueprint: Blueprint, record: Record) -> None:
     """Mount the views of runs."""
 
-    def add(rule: str, endpoint: str, method: str, view: Callable[[Record, str], Response]) -> None:
-        def bound(run_id: str) -> Response:
-            require_known_origin(request, record)
-            return view(record, run_id)
-
-        bound.__name__ = endpoint
-        blueprint.add_url_rule(rule, endpoint, with_problems(record.decorated(bound)), methods=[method])
-
-    def listed() -> Response:
-        require_known_origin(request, record)
-        return _list(record)
-
-    blueprint.add_url_rule("/runs", "runs", with_problems(record.decorated(listed)), methods=["GET"])
+    add = partial(mount, blueprint, record)
+    add("/runs", "runs", "GET", _list)
     add("/runs/<run_id>", "run", "GET", _status)
     add("/status/<run_id>", "status", "GET", _status)
     add("/runs/<run_id>", "forget", "DELETE", _forget)
@@ -68,10 +55,7 @@ def _events(record: Record, run_id: str) -> Response:
 
 
 def _cancel(record: Record, run_id: str) -> Response:
-    run = accessible_run(record, run_id, "stop")
-    record.registry.stop(run)
-    run = await_news(record, run, STOP_WITHIN)
-    return json_response(describe(record, run), 200 if run.ended else 202)
+    return cancelled(record, accessible_run(record, run_id, "stop"))
 
 
 def _forget(record: Record, run_id: str) -> Response:

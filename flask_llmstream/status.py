@@ -11,16 +11,18 @@ import msgspec
 from flask import Response, request
 from werkzeug.datastructures import ETags
 
+from .anyrun import AnyRun
 from .attendance import Attendance, RunReading
 from .errors import Overloaded, RequestRefused
 from .links import Links
 from .problems import json_response
 from .record import Record
-from .run import AnyRun
 from .usage import amount, cost
 
 LONGEST_WAIT = 30.0
 """Seconds that ``?wait=`` may ask for."""
+STOP_WITHIN = 2.0
+"""Seconds that a stop waits to report the end that it brought about."""
 POLL_AGAIN = "2"
 """Seconds, for clients that poll."""
 
@@ -86,6 +88,16 @@ def status(record: Record, run: AnyRun, describe: Callable[[Record, AnyRun], dic
     if not run.ended:
         response.headers["Retry-After"] = POLL_AGAIN
     return response
+
+
+def cancelled(record: Record, run: AnyRun, describe: Callable[[Record, AnyRun], dict[str, Any]] = describe) -> Response:
+    """Stop a run, and say how it stands: 202 where its end is yet to come.
+
+    :param describe: makes the body.
+    """
+    record.registry.stop(run)
+    run = await_news(record, run, STOP_WITHIN)
+    return json_response(describe(record, run), 200 if run.ended else 202)
 
 
 def await_news(record: Record, run: AnyRun, seconds: float, *, known: ETags | None = None) -> AnyRun:

@@ -245,6 +245,30 @@ def test_one_that_was_to_be_forgotten_is_not_put_back(process, store):
     assert run.ended and leftovers(process.ledger) == []
 
 
+def test_one_that_is_forgotten_while_its_result_is_kept_leaves_none(process, monkeypatch):
+    run = process.run()
+    run.result_apart = b'"a large one"'
+    keep = process.ledger.keep_result
+
+    def forgotten_meanwhile(*given):
+        keep(*given)
+        assert process.ledger.result("r1", 1) == run.result_apart
+        run.forgotten = True
+        process.ledger.forget("r1", run.about, 1)
+
+    monkeypatch.setattr(process.ledger, "keep_result", forgotten_meanwhile)
+    process.endings.carry_out(run)
+    assert run.ended and leftovers(process.ledger) == []
+    assert process.ledger.result("r1", 1) is None
+
+
+def test_of_one_that_was_forgotten_no_result_is_kept(process):
+    run = process.run()
+    run.result_apart, run.forgotten = b'"a large one"', True
+    process.endings.carry_out(run)
+    assert process.ledger.result("r1", 1) is None
+
+
 # A store that cannot be asked
 
 

@@ -16,7 +16,7 @@ from flask_llmstream import store as store_module
 from flask_llmstream.errors import StoreUnavailable
 from flask_llmstream.ledger import Ledger
 from flask_llmstream.store import EmbeddedStore, RedisStore, Store, digest
-from flask_llmstream.store.connection import POOL
+from flask_llmstream.store.connection import POOL, RESERVED
 from tests.orders import OWNER, admit
 from tests.puppet import PATIENCE, eventually
 from tests.redis_server import Account, RedisServer
@@ -325,19 +325,33 @@ def test_a_user_who_may_use_the_prefix_alone_is_enough(connected):
 
 
 @pytest.mark.needs("redis-server")
-def test_who_finds_no_connection_free_waits_for_one_but_not_for_ever(own, connected):
+def test_who_finds_no_connection_free_waits_for_one_but_not_for_ever(own, connected, monkeypatch):
     store = connected(own.url)
     store.command("SET", store.key("a"), "1")
     with own.paused():
-        waiting = [threading.Thread(target=store.command, args=("PING",)) for _ in range(POOL)]
+        waiting = [threading.Thread(target=store.command, args=("PING",)) for _ in range(POOL - RESERVED)]
         for thread in waiting:
             thread.start()
         eventually(lambda: store._places._value == 0)
+        monkeypatch.setattr("flask_llmstream.store.PATIENCE", 0.05)
         with pytest.raises(StoreUnavailable, match="keep track") as refusal:
-            store.call("touch", [store.key("run", "r1")], [], patience=0.05)
+            store.command("PING")
         assert "taken" in refusal.value.diagnosis
     for thread in waiting:
         thread.join(PATIENCE)
+
+
+@pytest.mark.needs("redis-server")
+def test_what_is_urgent_finds_a_connection_where_the_others_wait(own, connected):
+    store = connected(own.url)
+    for _ in range(POOL - RESERVED):
+        store._places.acquire()
+    store.call("touch", [store.key("run", "r1")], [], urgent=True)
+    for _ in range(RESERVED):
+        store._reserved.acquire()
+    with pytest.raises(StoreUnavailable) as refusal:
+        store.call("touch", [store.key("run", "r1")], [], urgent=True)
+    assert "taken" in refusal.value.diagnosis
 
 
 @pytest.mark.needs("redis-server")

@@ -23,10 +23,14 @@ from ..errors import ConfigurationError
 
 POOL = 8
 """Connections for commands that a process has at most; those who find none free wait."""
+RESERVED = 2
+"""How many of these are for what is urgent alone."""
 MORE = 8
 """Connections beside these: for the subscriptions and the leases."""
 PATIENCE = 2.0
 """Seconds to wait for a connection that is free."""
+URGENT_PATIENCE = 0.5
+"""The same for what is urgent, the end of a run: readers hear of it within two seconds, so it is better tried again."""
 CONNECT_TIMEOUT = 1.0
 ANSWER_TIMEOUT = 1.5
 """Seconds. redis-py would try for a minute, with its own time-outs and retries."""

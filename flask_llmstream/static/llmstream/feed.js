@@ -2,6 +2,7 @@ import { Attempts } from "./attempts.js";
 import { Interruption, isPassing, located } from "./errors.js";
 import { parseCursor, parseEvent } from "./events.js";
 import { extended } from "./line.js";
+import { tell } from "./told.js";
 
 const LONGEST_REST = 86_400; // seconds
 const TOLD = { started: "onStarted", ended: "onEnded", forgotten: "onForgotten" };
@@ -112,11 +113,7 @@ export class Feed {
   }
 
   #tell(callback, what) {
-    try {
-      this.#options[callback]?.(what);
-    } catch (error) {
-      (globalThis.reportError ?? console.error)(error);
-    }
+    tell(this.#options, callback, what);
   }
 }
 

@@ -12,7 +12,7 @@ import { endOf, failureOf, isTerminal, terminalOf } from "./events.js";
 import { Memory } from "./memory.js";
 import { Run } from "./run.js";
 import { Start, jsonOf } from "./start.js";
-import { callsFor, report } from "./told.js";
+import { callsFor, report, tell } from "./told.js";
 import { deferred } from "./waiting.js";
 
 const LONG_POLL = 20; // seconds
@@ -309,11 +309,7 @@ export class Job {
   }
 
   #tell(callback, ...args) {
-    try {
-      this.#options[callback]?.(...args);
-    } catch (error) {
-      report(error);
-    }
+    tell(this.#options, callback, ...args);
   }
 
   #wakeIterators() {

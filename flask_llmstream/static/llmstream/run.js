@@ -16,7 +16,7 @@ import { endOf, failureOf, isTerminal, parseCursor, parseEvent, terminalOf } fro
 import { Feed } from "./feed.js";
 import { extended } from "./line.js";
 import { Pacer } from "./pacer.js";
-import { callsFor, report } from "./told.js";
+import { callsFor, report, tell } from "./told.js";
 import { deferred, pause } from "./waiting.js";
 
 const STARTS_WHILE_OVERLOADED = 4;
@@ -321,11 +321,7 @@ export class Run {
   }
 
   #tell(callback, ...args) {
-    try {
-      this.#options[callback]?.(...args);
-    } catch (error) {
-      report(error);
-    }
+    tell(this.#options, callback, ...args);
   }
 
   #wakeIterators() {

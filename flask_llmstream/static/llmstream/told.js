@@ -18,5 +18,14 @@ export function callsFor(event) {
     .map(([kind, callback]) => [callback, event[kind]]);
 }
 
+/** Call the page back, where it wants to be; what it throws there is its own. */
+export function tell(options, callback, ...args) {
+  try {
+    options[callback]?.(...args);
+  } catch (error) {
+    report(error);
+  }
+}
+
 /** An error that is nobody's here, such as a callback's own. */
 export const report = (error) => (globalThis.reportError ?? console.error)(error);
