@@ -12,10 +12,7 @@ features have them, and the address of Redis from the configuration; RQ's own co
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import signal
 import threading
 from collections import Counter
 from collections.abc import Sequence
@@ -23,20 +20,19 @@ from contextlib import suppress
 from time import monotonic
 from typing import Any
 
-from flask import Flask, current_app, has_app_context
-from flask.cli import NoAppException, ScriptInfo
+from flask import Flask
 from rq import Queue
 from rq import Worker as RQWorker
 from rq.exceptions import DequeueTimeout
 from rq.job import Job
-from rq.serializers import JSONSerializer
 from rq.worker import BaseWorker
 
 from .ending import TRIED_FOR
-from .errors import ConfigurationError, StoreUnavailable
+from .errors import StoreUnavailable
 from .features import JobFeature
 from .record import GREENLETS, THREADS, Record
 from .rq_queue import RQQueue, RunJob
+from .rq_worker import BACKOFF, Outage, RunsOnly, application, drop_unreadable, records
 from .run import Run
 from .runtime import current
 from .store import RedisStore, faults, rq_connection
@@ -53,38 +49,6 @@ POLLED_EVERY = 1
 """Seconds that it waits for the next run before it looks whether it is told to go."""
 BEATS_EVERY = 30.0
 """Seconds between two signs of life for RQ's own monitoring."""
-BACKOFF = 0.5
-"""Seconds between two attempts while Redis is not there."""
-
-_application: Flask | None = None
-
-
-def application() -> Flask:
-    """The application whose runs are performed: the current one, or what ``FLASK_APP`` names.
-
-    :raises NoAppException: it names none.
-    """
-    global _application
-    if has_app_context():
-        return current_app._get_current_object()  # type: ignore[attr-defined,no-any-return]
-    if _application is None:
-        _application = ScriptInfo(os.environ.get("FLASK_APP")).load_app()
-    return _application
-
-
-def records(app: Flask) -> dict[str, Record]:
-    """What has runs in an application, by name.
-
-    :raises ConfigurationError: nothing has, or they live in the memory of the web process.
-    """
-    found: dict[str, Record] = app.extensions.get("llmstream", {})
-    if not found:
-        raise ConfigurationError("The application has no LLMStream: there is nothing for a worker to do.")
-    if not all(isinstance(record.store, RedisStore) for record in found.values()):
-        raise ConfigurationError(
-            "Without LLMSTREAM_REDIS_URL jobs run in the web process, and need no worker. Set it for both."
-        )
-    return found
 
 
 def perform(extension: str, run_id: str, attempt: int) -> None:
@@ -140,68 +104,6 @@ def prepare(app: Flask, queues: Sequence[str], *, concurrency: int | None, grace
         return Worker(names, connection=rq_connection(store), concurrency=concurrency, grace=grace)
 
 
-class Outage:
-    """A time in which Redis is away: told once, and waited for."""
-
-    def __init__(self) -> None:
-        self._told = False
-
-    def wait(self, error: StoreUnavailable) -> None:
-        """Rest before the next attempt."""
-        if not self._told:
-            log.warning("the worker waits for Redis: %s", error.diagnosis)
-        self._told = True
-        current().bell().wait(BACKOFF)
-
-    def over(self) -> None:
-        """Redis has answered."""
-        self._told = False
-
-
-class RunsOnly:
-    """What all of these workers have in common: the jobs are runs, whatever their command line or Redis says."""
-
-    queues: list[Queue]
-    connection: Any
-
-    def __init__(self, queues: Any, *args: Any, **options: Any) -> None:
-        options.update(job_class=RunJob, serializer=JSONSerializer)
-        try:
-            self.app = application()
-            self.records = records(self.app)
-        except (ConfigurationError, NoAppException) as error:
-            raise SystemExit(f"Error: {getattr(error, 'detail', error)}") from error
-        super().__init__(queues, *args, **options)  # type: ignore[call-arg]
-
-    def bootstrap(self, *args: Any, **options: Any) -> None:
-        super().bootstrap(*args, **options)  # type: ignore[misc]
-        for queue in self.queues:  # where a worker that was killed has left the ids that it had just taken
-            self.connection.delete(queue.intermediate_queue_key)
-
-    def run_maintenance_tasks(self) -> None:
-        """Nothing: where a run stands is in its record, which all processes look after. RQ would go through its
-        registries and groups, and restore jobs of any kind from there."""
-
-    def check_for_suspension(self, burst: bool) -> None:
-        with suppress(StoreUnavailable), faults():
-            super().check_for_suspension(burst)  # type: ignore[misc]
-
-    def handle_payload(self, message: Any) -> None:
-        """RQ's commands: it may be told to go. What stops a run is its own address."""
-        with suppress(ValueError, TypeError, KeyError, RecursionError):
-            if json.loads(message["data"])["command"] == "shutdown":
-                os.kill(os.getpid(), signal.SIGINT)
-
-    def dequeue_job_and_maintain_ttl(
-        self, timeout: int | None, max_idle_time: int | None = None
-    ) -> tuple[Job, Queue] | None:
-        while True:
-            try:
-                return super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)  # type: ignore[misc,no-any-return]
-            except Exception as error:
-                _drop_unreadable(error)
-
-
 class ForkWorker(RunsOnly, RQWorker):
     """A worker that forks for each run: for functions that compute rather than wait. It is told to go as RQ's own is:
     it finishes what is going on, however long that takes; told again, it kills it, and another worker tries again."""
@@ -212,6 +114,39 @@ class ForkWorker(RunsOnly, RQWorker):
         if current().cooperative:
             raise SystemExit("Error: ForkWorker cannot be used where gevent has patched the standard library.")
         super().__init__(queues, *args, **options)
+        self._outage = Outage()
+
+    # RQ's own takes the loss of Redis for a reason to quit, except where it waits for the next job.
+
+    def dequeue_job_and_maintain_ttl(
+        self, timeout: int | None, max_idle_time: int | None = None
+    ) -> tuple[Job, Queue] | None:
+        while True:
+            try:
+                with faults():
+                    found = super().dequeue_job_and_maintain_ttl(timeout, max_idle_time)
+            except StoreUnavailable as error:
+                self._outage.wait(error)
+                continue
+            self._outage.over()
+            return found
+
+    def execute_job(self, job: Job, queue: Queue) -> None:
+        """Perform a run. One that has not begun is looked after, and comes again."""
+        with suppress(StoreUnavailable), faults():
+            super().execute_job(job, queue)
+
+    def maintain_heartbeats(self, job: Job) -> None:
+        with suppress(StoreUnavailable), faults():
+            super().maintain_heartbeats(job)
+
+    def heartbeat(self, timeout: int | None = None, pipeline: Any = None) -> None:
+        with suppress(StoreUnavailable), faults():
+            super().heartbeat(timeout, pipeline)
+
+    def set_state(self, state: str, pipeline: Any = None) -> None:
+        with suppress(StoreUnavailable), faults():
+            super().set_state(state, pipeline)
 
 
 class Worker(RunsOnly, BaseWorker):
@@ -329,7 +264,7 @@ class Worker(RunsOnly, BaseWorker):
             self._outage.wait(error)
             return None
         except Exception as error:
-            _drop_unreadable(error)
+            drop_unreadable(error)
             return None
         self._outage.over()
         return found
@@ -417,26 +352,6 @@ def _await_told(record: Record, run: Run) -> None:
             if found is None or found.terminal is not None or found.epoch != run.log.epoch:
                 return
         current().bell().wait(BACKOFF)
-
-
-def _drop_unreadable(error: Exception) -> None:
-    """Go on without what RQ has just taken out of a queue, where that is no job at all.
-
-    :raises Exception: this one, where it is of another kind.
-    """
-    job_id = getattr(error, "job_id", None)
-    if _is_fault(error) or (job_id is None and not isinstance(error, UnicodeError)):
-        raise error
-    log.warning("job %r cannot be read, and is dropped: %s", job_id, type(error).__name__)
-
-
-def _is_fault(error: Exception) -> bool:
-    """Whether that is Redis being away."""
-    try:
-        with faults():
-            raise error
-    except Exception as told:
-        return isinstance(told, StoreUnavailable)
 
 
 def _queue(record: Record) -> RQQueue:

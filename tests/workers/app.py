@@ -18,8 +18,8 @@ from flask import Flask, request
 from marshmallow import Schema, fields
 
 from flask_llmstream import LLMStream, Run, backlog, leases, ledger, registry, run_ended, worker
+from flask_llmstream.anyrun import AnyRun
 from flask_llmstream.providers.openai import OpenAI
-from flask_llmstream.run import AnyRun
 
 SHORT_LEASE = 2.0
 """Seconds, where a test waits for a lease to lapse and it is not the length that matters."""

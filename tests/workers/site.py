@@ -167,8 +167,12 @@ class Site:
         command = COMMANDS[kind].format(app=app, url=self.redis.url, queues=QUEUES[kind] if queues is None else queues)
         with self.process(f"{command} {options}", app=app, **environment) as worker:
             if ready:
-                until(lambda: self._is_at_work(worker), patience=60)
+                self.await_at_work(worker)
             yield worker
+
+    def await_at_work(self, worker: Worker) -> None:
+        """Wait until it works."""
+        until(lambda: self._is_at_work(worker), patience=60)
 
     @contextmanager
     def process(self, command: str, *, app: str = APP, **environment: str) -> Iterator[Worker]:
@@ -203,8 +207,13 @@ def run_id(location: str) -> str:
 
 
 @contextmanager
-def site(redis: RedisServer, upstream: ModelServer, directory: Path, **environment: str) -> Iterator[Site]:
-    """Start a web process that looks after what workers leave."""
+def site(
+    redis: RedisServer, upstream: ModelServer, directory: Path, *, web: str = WEB, **environment: str
+) -> Iterator[Site]:
+    """Start a web process that looks after what workers leave.
+
+    :param web: its command line.
+    """
     notes = directory / "notes"
     notes.touch()
     environment |= {
@@ -212,5 +221,5 @@ def site(redis: RedisServer, upstream: ModelServer, directory: Path, **environme
         "OPENAI_BASE_URL": upstream.base_url,
         "NOTES": str(notes),
     }
-    with serving.serve("web", directory, WEB, **environment) as web:
-        yield Site(web, redis, upstream, directory, environment)
+    with serving.serve("web", directory, web, **environment) as server:
+        yield Site(server, redis, upstream, directory, environment)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from rq.executions import Execution
 
 from flask_llmstream import worker
 from flask_llmstream.leases import LEASE
@@ -110,6 +112,26 @@ def test_between_two_jobs(monkeypatch):
         performer.check_for_suspension(burst=False)
         performer.heartbeat()
         assert performer.dequeue_job_and_maintain_ttl(None) is None
+        performer.connection.close()
+
+
+def test_between_two_forks():
+    """As soon as a run is done, its worker tells RQ what it is about: so it may go just then."""
+    with RedisServer() as redis, stage(REDIS_URL=redis.url) as (app, llm), app.app_context():
+        store = llm.record(app).store
+        performer = worker.ForkWorker(["default"], connection=worker.rq_connection(store))
+        redis.stop()
+        performer.check_for_suspension(burst=False)
+        performer.set_state("idle")
+        performer.heartbeat()
+        job = worker.RunJob("nothing", performer.connection)
+        performer.execute_job(job, performer.queues[0])
+        performer.execution = Execution("x", job.id, performer.connection)
+        performer.maintain_heartbeats(job)
+        with ThreadPoolExecutor(1) as waiting:
+            found = waiting.submit(performer.dequeue_job_and_maintain_ttl, None)
+            redis.start()
+            assert found.result(10) is None, "there is none"
         performer.connection.close()
 
 

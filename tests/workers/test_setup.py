@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from flask_llmstream import worker
+from tests.puppet import stage
 from tests.servers.serving import ROOT
 from tests.workers.site import APP, COMMANDS, QUEUES
 
@@ -63,6 +65,17 @@ def test_a_process_that_is_patched_does_not_fork(redis_server, tmp_path):
 def test_rq_without_redis(tmp_path):
     """RQ's own words."""
     assert "127.0.0.1:1" in refused("threads", tmp_path)
+
+
+@pytest.mark.needs("redis-server")
+def test_a_queue_in_which_nothing_waits_is_told_of(redis_server, caplog):
+    """A name that is spelled wrong would have the worker wait for ever."""
+    with stage(REDIS_URL=redis_server.url) as (app, llm):
+        llm.job("/api/work", queue="slow")(lambda run: None)
+        performer = worker.prepare(app, ["default", "slow", "slwo"], concurrency=1, grace=0)
+        performer.connection.close()
+    [record] = caplog.records
+    assert (record.levelname, record.getMessage()) == ("WARNING", "no job of this application waits in the queue slwo")
 
 
 @pytest.mark.needs("redis-server")
