@@ -245,6 +245,18 @@ def test_statuses_and_progress_are_no_signs_of_an_answer():
     assert "ttft_ms" not in end(run)
 
 
+@pytest.mark.parametrize(
+    ("reckoned", "told"), [(-0.5, 0.0), (0, 0), (0.5, 0.5), (1, 1), (1.0000001, 1.0), (17, 1.0), (float("inf"), 1.0)]
+)
+def test_progress_goes_from_0_to_1(reckoned, told):
+    """Whatever a function has reckoned: 17 of 16 pages."""
+    run = make_run()
+    run.begin()
+    run.say(Progress(reckoned, "page 17"))
+    assert said(run)[-1] == {"progress": told, "message": "page 17"}
+    assert run.progress == {"progress": told, "message": "page 17"}
+
+
 def test_a_function_that_announces_its_writing_has_figures_too():
     run = make_run()
     run.begin()

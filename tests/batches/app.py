@@ -13,9 +13,9 @@ from flask import Flask, request
 from marshmallow import Schema, fields
 
 from flask_llmstream import LLMStream, Run, driver, leases, registry
+from flask_llmstream.anyrun import AnyRun
 from flask_llmstream.batch import NAME
 from flask_llmstream.providers.simulated import Simulated
-from flask_llmstream.run import AnyRun
 from tests.workers.app import note
 
 llm = LLMStream(model=Simulated(), identify=lambda: request.headers.get("X-User", "somebody"))

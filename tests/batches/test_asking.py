@@ -9,9 +9,9 @@ from functools import wraps
 import pytest
 from flask import abort
 
-from flask_llmstream import LLMStream, Run
+from flask_llmstream import LLMStream, Run, batches
 from flask_llmstream.batch import MOST_INPUTS
-from tests.batches.sorting import NDJSON, OTHER, ending, keys, numbers, page, results, start, upload
+from tests.batches.sorting import LARGE, NDJSON, OTHER, ending, keys, numbers, page, results, start, upload
 from tests.conversation import KEY, problem
 from tests.puppet import eventually
 
@@ -42,7 +42,7 @@ def test_inputs_a_line_each(sorting):
     url = response.headers["Location"]
     assert ending(client, url)["request_counts"] == {"total": 7, "completed": 3, "failed": 4}
     lines = results(client, url)
-    assert [n for n, line in lines.items() if line["status"] == "completed"] == [0, 2, 6]
+    assert {n for n, line in lines.items() if line["status"] == "completed"} == {0, 2, 6}
     assert [lines[n]["error"]["status"] for n in (1, 3, 4, 5)] == [422] * 4
     assert lines[5]["error"]["errors"] == {"n": ["Not a valid integer."]}
     assert set(sorting.done) == {1, 2, 3}
@@ -130,6 +130,19 @@ def test_a_body_beyond_what_the_application_takes(sorting):
     assert problem(upload(client, b'{"n": 1}\n' * 1000))["status"] == 413
     assert problem(client.post("/api/batches", json={"feature": "double", "inputs": numbers(1000)}))["status"] == 413
     assert keys(sorting.house, "batch:") == []
+
+
+def test_an_input_that_is_longer_than_a_request_of_its_feature_may_be(sorting):
+    client = sorting.open(MAX_INPUT=100)
+    long = {"n": 1, "padding": "x" * 70_000}
+    assert problem(client.post("/api/double", json=long))["status"] == 413
+    for refused in (
+        client.post("/api/batches", json={"feature": "double", "inputs": [{"n": 0}, long]}),
+        upload(client, b'{"n": 0}\n' + json.dumps(long).encode()),
+    ):
+        assert problem(refused)["status"] == 413
+    assert keys(sorting.house, "batch:") == []
+    assert client.post("/api/batches", json={"feature": "double", "inputs": numbers(30)}).status_code == 202
 
 
 @pytest.mark.parametrize("lines", [False, True], ids=["array", "lines"])
@@ -224,6 +237,22 @@ def test_results_a_page_at_a_time(sorting):
     assert sorted(line["index"] for line in seen) == [0, 1, 2, 3, 4]
     for query in ("after=-1", "after=x", "limit=0", "limit=x", "after=1e3"):
         assert client.get(f"{url}/results?{query}").status_code == 400
+
+
+def test_results_come_in_pieces_of_so_many_bytes(sorting, monkeypatch):
+    monkeypatch.setattr(batches, "READ", 2)
+    monkeypatch.setattr(batches, "MOST_RESULT_BYTES", 2 * LARGE)
+    client = sorting.open()
+    url = start(client, numbers(5), "enlarge")
+    ending(client, url)
+    sizes, after, more = [], 0, True
+    while more:
+        lines, response = page(client, url, after=after)
+        after += len(lines)
+        sizes.append(len(lines))
+        assert response.headers["X-Cursor"] == str(after)
+        more = "Link" in response.headers
+    assert sizes == [2, 2, 1]
 
 
 def test_results_while_it_goes_on(sorting):

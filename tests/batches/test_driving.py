@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from flask_llmstream import LLMStream, Run, driver
+from flask_llmstream import LLMStream, Run, driver, status
 from flask_llmstream.events import Usage
 from flask_llmstream.writer import BACKOFF
 from tests.batches.sorting import LARGE, Item, Sorting, ending, keys, numbers, page, results, start
@@ -117,6 +117,17 @@ def test_cancel_stops_what_goes_on(sorting):
     assert (status["status"], status["request_counts"]) == ("cancelled", {"total": 10, "completed": 1, "failed": 0})
     assert results(client, url) == {0: {"status": "completed", "result": {"text": "one"}}}
     assert client.post(f"{url}/cancel").json["status"] == "cancelled"
+
+
+def test_a_driver_that_does_not_stop_at_once_is_not_waited_for(sorting, gate, monkeypatch):
+    monkeypatch.setattr(status, "STOP_WITHIN", 0.0)
+    client = sorting.open()
+    url = start(client, numbers(2))
+    eventually(lambda: sorting.at_work == 2)
+    response = client.post(f"{url}/cancel")
+    assert (response.status_code, response.json["object"]) == (202, "batch")
+    gate.set()
+    assert ending(client, url)["status"] == "cancelled"
 
 
 def test_a_rate_of_requests(sorting, monkeypatch):

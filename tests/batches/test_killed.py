@@ -15,10 +15,9 @@ import pytest
 
 from flask_llmstream.testing import ModelServer
 from tests.redis_server import RedisServer
-from tests.servers import serving
 from tests.servers.serving import until
 from tests.webhooks.receiver import Receiver, receiver
-from tests.workers.site import PATIENCE, Site, Worker
+from tests.workers.site import PATIENCE, Site, Worker, site
 
 pytestmark = pytest.mark.needs("redis-server")
 
@@ -107,22 +106,33 @@ def model() -> Iterator[ModelServer]:
         yield model
 
 
+@pytest.fixture(scope="module")
+def hears() -> Iterator[Receiver]:
+    with receiver() as hears:
+        yield hears
+
+
+@pytest.fixture(scope="module")
+def running(model: ModelServer, hears: Receiver, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """The web process and its Redis, which nobody kills."""
+    directory = tmp_path_factory.mktemp("batches")
+    more = {"LEASE": LEASE, "RECEIVER": f"http://127.0.0.1:{hears.port}/"}
+    with RedisServer() as redis, site(redis, model, directory, web=WEB, **more) as running:
+        yield running
+
+
 @pytest.fixture
-def works(model: ModelServer, tmp_path: Path) -> Iterator[Works]:
+def works(running: Site, hears: Receiver) -> Iterator[Works]:
+    """With two workers of the test's own."""
+    running.redis.client().flushall()
+    Path(running.environment["NOTES"]).write_text("")
+    hears.requests.clear()
     with ExitStack() as stack:
-        hears = stack.enter_context(receiver())
-        redis = stack.enter_context(RedisServer())
-        (tmp_path / "notes").touch()
-        environment = {
-            "FLASK_LLMSTREAM_REDIS_URL": f'"{redis.url}"',
-            "NOTES": str(tmp_path / "notes"),
-            "LEASE": LEASE,
-            "RECEIVER": f"http://127.0.0.1:{hears.port}/",
-        }
-        web = stack.enter_context(serving.serve("web", tmp_path, WEB, **environment))
-        site = Site(web, redis, model, tmp_path, environment)
-        workers = [stack.enter_context(site.worker(app=APP)) for _ in range(2)]
-        yield Works(site, {worker.pid: worker for worker in workers}, hears)
+        workers = [stack.enter_context(running.worker(app=APP, ready=False)) for _ in range(2)]
+        for worker in workers:
+            running.await_at_work(worker)
+        yield Works(running, {worker.pid: worker for worker in workers}, hears)
+        running.redis.resume()
 
 
 @pytest.mark.parametrize("drives", [True, False], ids=["the one that drives", "the other"])

@@ -71,6 +71,23 @@ def test_a_second_tab_may_be_shown_the_answer(config):
         assert contents(app) == ["Hi", "Hello"]
 
 
+def test_a_tab_of_another_feature_is_not_shown_the_answer(config):
+    """It is of another form; who asks is told which run it is."""
+    pause = Pause()
+    with stage(Puppet(["Hel", pause, "lo"]), WHEN_BUSY="join", **config) as (app, llm):
+        llm.stream("/api/explain")(lambda run: run.model.stream(run.input.messages))
+        with say(app, "Hi") as response:
+            assert pause.reached.wait(PATIENCE)
+            refused = ask(app, "/api/explain", body={"conversation": TALK, "message": "What is that?"})
+            assert refused.status_code == 429
+            said = problem(refused)
+            assert (said["type"], said["limit"]) == (REFUSED + "limit-reached", "conversation")
+            assert [live["location"] for live in said["live"]] == [response.headers["Location"]]
+            pause.go_on()
+            assert text(response) == "Hello"
+        assert contents(app) == ["Hi", "Hello"]
+
+
 @pytest.mark.parametrize("headers", [{"Idempotency-Key": KEY}, {}], ids=["same key", "same click"])
 def test_a_repeat_joins_and_adds_nothing(config, headers):
     pause = Pause()

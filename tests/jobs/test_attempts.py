@@ -212,6 +212,11 @@ def test_an_application_names_its_own_exceptions_that_may_pass(house, soon):
     assert (run["status"], run["attempt"], run["text"]) == ("completed", 3, "Hello")
 
 
+def test_one_exception_may_be_named_alone(house, soon):
+    run, _ = performed(house, Puppet([KeyError()], ["Hello"]), lambda llm: answering(llm, retry_on=LookupError))
+    assert (run["status"], run["attempt"]) == ("completed", 2)
+
+
 def test_an_error_of_the_package_s_may_be_named_as_well(house, soon):
     model = Puppet([errors.UpstreamForbidden()], ["Hello"])
     run, _ = performed(house, model, lambda llm: answering(llm, retry_on=[errors.UpstreamForbidden]))

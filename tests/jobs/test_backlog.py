@@ -300,6 +300,22 @@ def test_what_its_queue_has_lost_is_put_there_again(backlog, ledger, job):
     assert looked_after_in(ledger) == pytest.approx(LOOKED_AFTER, abs=2)
 
 
+def test_that_it_waits_for_long_is_told_once_for_its_queue(backlog, ledger, job, caplog):
+    """Nobody else would say that no worker takes anything from there."""
+    backlog.look_after("r1", 1, job)
+    assert not caplog.records, "it was not due"
+    for _ in range(2):
+        come_due(ledger)
+        backlog.look_after("r1", 1, job)
+    [record] = caplog.records
+    assert record.levelname == "WARNING"
+    assert record.getMessage() == "run r1 waits in the queue default for long: is there a worker for it?"
+    admit(ledger, "r2", other := about_job("r2", queue="urgent"))
+    come_due(ledger, "r2")
+    backlog.look_after("r2", 1, other)
+    assert "run r2 waits in the queue urgent" in caplog.text
+
+
 def test_what_is_in_its_queue_is_left_there(backlog, ledger, job):
     backlog.put("r1", 1, job)
     come_due(ledger)

@@ -102,6 +102,13 @@ def test_a_text_is_an_object_too(open_reply, function):
 MESSAGE = {"role": "user", "content": "Ahoy"}
 
 
+@pytest.mark.parametrize("value", [[1, 2], 42, True, 0.5])
+def test_what_is_no_object_is_put_into_one(open_reply, value):
+    client = open_reply(Puppet(), lambda llm: llm.reply("/api/hail", max_tokens=20)(lambda run: value))
+    response = client.post("/api/hail", json={"messages": [MESSAGE]})
+    assert (response.status_code, response.json) == (200, {"result": value})
+
+
 def test_what_the_answer_is_made_into_is_answered_as_its_schema_dumps_it(open_reply):
     class Bill(Schema):
         total = fields.Decimal(required=True)

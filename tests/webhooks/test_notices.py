@@ -213,6 +213,27 @@ def test_one_that_is_cancelled_before_its_turn(redis_server):
     assert event["type"] == "run.cancelled"
 
 
+def test_of_one_that_is_deleted_nobody_is_told(house):
+    pause = Pause()
+
+    def declare(llm: LLMStream) -> None:
+        @llm.job("/api/ask")
+        def ask(run: Run) -> Any:
+            return run.model.stream(run.input.messages)
+
+    with receiver() as server:
+        client = house.open(declare, Puppet(["Hel", pause], ["Hello"]), WEBHOOK_URL=url_of(server), **HEARS)
+        body = {"messages": [{"role": "user", "content": "?"}]}
+        url = submit(client, "/api/ask", body)
+        assert pause.reached.wait(PATIENCE)
+        assert client.delete(url).status_code == 204
+        quiet(house)
+        kept = submit(client, "/api/ask", body)
+        [event] = heard(server)
+        quiet(house)
+    assert event["data"]["id"] == kept.rsplit("/", 1)[1]
+
+
 def test_a_large_result_is_not_sent(house):
     def declare(llm: LLMStream) -> None:
         @llm.job("/api/work", input=Task)
