@@ -56,8 +56,12 @@ def held() -> Iterable[str]:
 
 
 def threads() -> Iterable[str]:
-    """Threads that would keep the process from ending."""
-    return [f"thread {thread.name}" for thread in threading.enumerate() if not thread.daemon]
+    """Threads that would keep the process from ending, and those that are a run."""
+    for thread in threading.enumerate():
+        if thread.name == "llmstream-run":
+            yield f"thread {thread.name} {thread.ident}"
+        elif not thread.daemon:
+            yield f"thread {thread.name}"
 
 
 def children() -> Iterable[str]:

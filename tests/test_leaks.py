@@ -70,7 +70,8 @@ def test_sees_what_is_kept_up_for_other_processes(redis_server):
     journal.follow(run)
     mirror = mirrors.find("r1")
     mirror.join()
-    assert leaks.left_behind(before, patience=0) == {
+    leaked = leaks.left_behind(before, patience=0)
+    assert {leak for leak in leaked if not leak.startswith("thread llmstream-run")} == {
         "leases that are still renewed",
         "run r1, which is still journalled",
         "run r1, which is still read",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 import sys
 import threading
@@ -36,15 +37,17 @@ def brief(monkeypatch):
 
 
 class Process:
-    """What a process has of its own: a store, and leases."""
+    """What a process has of its own: a store, and leases. What a test asks Redis by itself may take its time."""
 
     def __init__(self, server, lapsed=lambda run_id: None):
-        self.store = RedisStore(f"{server.url}?socket_timeout={BRIEF_ANSWER}", "llmstream:")
+        self.store = RedisStore(server.url, "llmstream:")
+        self._own = RedisStore(f"{server.url}?socket_timeout={BRIEF_ANSWER}", "llmstream:")
+        self._own._process = os.getpid(), self.store.process  # both are one to the others
         self.ledger = Ledger(self.store, retention=600, lease=BRIEF["LEASE"])
         self.news = []
         self.lapsed = Counter()
         self._lapsed = lapsed
-        self.leases = SharedLeases(self.store, lambda *news: self.news.append(news), self.reap)
+        self.leases = SharedLeases(self._own, lambda *news: self.news.append(news), self.reap)
         self.closed = False
 
     def reap(self, run_id):
@@ -67,6 +70,7 @@ class Process:
 
     def close(self):
         self.leases.close()
+        self._own.close()
         self.store.close()
         self.closed = True
 

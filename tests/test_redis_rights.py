@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -306,8 +307,11 @@ def named_commands() -> set[str]:
 def test_a_right_that_is_missing_is_said_to_be_so(server, url, caplog):
     server.client().execute_command("ACL", "SETUSER", "llmstream", "-evalsha")
     with stage(REDIS_URL=url) as (app, _):
+        before = set(threading.enumerate())
         assert problem(ask(app))["type"].endswith(":store-unavailable")
         assert "evalsha" in caplog.text
+        server.client().execute_command("ACL", "SETUSER", "llmstream", "+evalsha")
+        eventually(lambda: set(threading.enumerate()) <= before)  # the start is taken back
 
 
 @pytest.mark.needs("redis-sentinel")

@@ -11,10 +11,17 @@ import pytest
 
 from flask_llmstream.errors import StoreUnavailable
 from flask_llmstream.store import RedisStore, subscriptions
+from flask_llmstream.store.subscriptions import ACKNOWLEDGED_WITHIN
 from tests.puppet import PATIENCE, eventually
 from tests.redis_server import RedisServer
 
 pytestmark = pytest.mark.needs("redis-server")
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch):
+    """A busy machine's Redis is there all the same."""
+    monkeypatch.setattr(subscriptions, "ACKNOWLEDGED_WITHIN", PATIENCE)
 
 
 @pytest.fixture
@@ -83,9 +90,8 @@ def test_it_is_refused_where_nobody_answers(own, monkeypatch):
         assert store._subscriptions._channels == {}
 
 
-def test_the_second_of_a_channel_waits_for_the_acknowledgement_too(own, monkeypatch):
+def test_the_second_of_a_channel_waits_for_the_acknowledgement_too(own):
     """Or it would read a log before it hears what is added to it."""
-    monkeypatch.setattr(subscriptions, "ACKNOWLEDGED_WITHIN", PATIENCE)
     with closing(RedisStore(own.url, "llmstream:")) as store:
         Ear().subscribe(store, "other")
         done = []
@@ -345,4 +351,4 @@ def test_after_closing_nobody_waits_for_an_acknowledgement(own):
     begun = time.monotonic()
     with pytest.raises(StoreUnavailable):
         Ear().subscribe(store)
-    assert time.monotonic() - begun < subscriptions.ACKNOWLEDGED_WITHIN
+    assert time.monotonic() - begun < ACKNOWLEDGED_WITHIN

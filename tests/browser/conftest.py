@@ -13,7 +13,9 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, expect
 
 from flask_llmstream.testing import ModelServer, Schedule
+from tests import contexts
 from tests.browser.chat_page import ChatPage
+from tests.contexts import SharedContext
 
 expect.set_options(timeout=20_000)  # a line that dropped is mended within some seconds
 
@@ -89,12 +91,17 @@ def model(model_server: ModelServer) -> Iterator[ModelServer]:
     model_server.wait_for(lambda server: server.active == 0, timeout=30)
 
 
+@pytest.fixture(scope="module")
+def shared_context(browser: Browser) -> Iterator[SharedContext]:
+    with contexts.shared(browser, viewport={"width": 1280, "height": 800}) as context:
+        yield context
+
+
 @pytest.fixture
-def context(browser: Browser) -> Iterator[BrowserContext]:
-    context = browser.new_context(viewport={"width": 1280, "height": 800})
-    context.set_default_timeout(20_000)
-    yield context
-    context.close()
+def context(shared_context: SharedContext) -> Iterator[BrowserContext]:
+    with shared_context.lend() as context:
+        context.set_default_timeout(20_000)
+        yield context
 
 
 @pytest.fixture

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
-from playwright.sync_api import expect
+from playwright.sync_api import Browser, expect
 
 from flask_llmstream.testing import Schedule
+from tests.browser.chat_page import ChatPage
+from tests.browser.conftest import Example
 
 pytestmark = pytest.mark.needs("chromium")
 
@@ -77,6 +81,22 @@ ATTRIBUTES = {
 }
 
 
+@pytest.fixture(scope="module")
+def opened(browser: Browser, example: Example) -> Iterator[ChatPage]:
+    with browser.new_context() as context:
+        chat = ChatPage(context.new_page(), example.url)
+        chat.open()
+        yield chat
+
+
+@pytest.fixture
+def drawn(opened: ChatPage) -> Iterator[ChatPage]:
+    """A page on which nothing is asked: one for all tests."""
+    opened.page.evaluate("document.querySelector('#messages').replaceChildren()")
+    yield opened
+    assert not opened.complaints
+
+
 @pytest.mark.parametrize("attack", HOSTILE)
 def test_hostile_markdown_does_nothing(chat, model, attack):
     model.schedule = Schedule(tokens=HOSTILE[attack] + "\n\nafterwards")
@@ -98,13 +118,13 @@ def test_hostile_markdown_does_nothing(chat, model, attack):
 
 
 @pytest.mark.parametrize("attack", HOSTILE)
-def test_the_sanitiser_alone_would_suffice(chat, attack):
+def test_the_sanitiser_alone_would_suffice(drawn, attack):
     """HTML that the renderer did not escape."""
-    chat.page.evaluate(PURIFIED, HOSTILE[attack])
-    chat.complaints.clear()  # the browser reports what the sanitiser parses, in a document that runs nothing
-    assert set(chat.page.locator("#messages").evaluate(NAMES)) <= ELEMENTS | ATTRIBUTES
-    assert chat.page.evaluate("window.pwned === undefined")
-    assert chat.foreign == []
+    drawn.page.evaluate(PURIFIED, HOSTILE[attack])
+    drawn.complaints.clear()  # the browser reports what the sanitiser parses, in a document that runs nothing
+    assert set(drawn.page.locator("#messages").evaluate(NAMES)) <= ELEMENTS | ATTRIBUTES
+    assert drawn.page.evaluate("window.pwned === undefined")
+    assert drawn.foreign == []
 
 
 def test_markup_that_slips_past_everything_is_stopped_by_the_policy(chat):
@@ -158,12 +178,12 @@ def test_html_is_shown_as_the_text_that_it_is(chat, model):
         ),
     ],
 )
-def test_markdown_becomes_elements(chat, source, shown):
-    assert chat.page.evaluate(RENDERED, source) == shown
+def test_markdown_becomes_elements(drawn, source, shown):
+    assert drawn.page.evaluate(RENDERED, source) == shown
 
 
-def test_columns_of_a_table_are_aligned(chat):
-    html = chat.page.evaluate(RENDERED, "| a | b |\n|:-:|--:|\n| 1 | 2 |")
+def test_columns_of_a_table_are_aligned(drawn):
+    html = drawn.page.evaluate(RENDERED, "| a | b |\n|:-:|--:|\n| 1 | 2 |")
     assert '<th align="center">a</th>' in html and '<td align="right">2</td>' in html
     assert html.startswith('<div class="table" tabindex="0"')
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
-from tests.client.server import HOLD, accepted, done, opening, plain, sse, token
+from tests.client.server import HOLD, Wait, accepted, done, opening, plain, sse, token
 
 pytestmark = pytest.mark.needs("chromium")
 
@@ -22,13 +24,16 @@ def api(foreign, server):
 
 def test_resumes_and_stops_without_a_preflight(page, api):
     api.cross_origin |= {"Access-Control-Expose-Headers": "Location"}
+    stopped = threading.Event()
+    end = sse(opening(2), Wait(stopped), done(3, cancelled=True))
     api.will("POST /chat", sse(opening(), token(1, "Hel")))
-    api.will("GET /runs/r1/events", sse(opening(1), token(2, "lo")), sse(opening(2), done(3, cancelled=True)))
-    api.will("POST /runs/r1/cancel", plain(200, b"{}"))
+    api.will("GET /runs/r1/events", sse(opening(1), token(2, "lo")), end)
+    api.always("POST /runs/r1/cancel", lambda request: stopped.set() or plain(200, b"{}"))
     page.evaluate("(url) => { window.run = stream(`${url}/chat`); }", api.url)
     page.evaluate("until(() => run.text === 'Hello').then(() => run.stop())")
     run = page.evaluate("outcome(run)")
     assert (run["location"], run["text"]) == (f"{api.url}/runs/r1", "Hello")
+    assert len(api.came("POST /runs/r1/cancel")) == 1
     assert [request.line for request in api.requests if request.line.startswith("OPTIONS")] == ["OPTIONS /chat"]
 
 

@@ -120,6 +120,7 @@ def test_stop_of_a_run_whose_process_is_gone(judging, upstream):
     with judging.start(0) as answer:
         assert [answer.token() for _ in range(2)] == ["w1 ", "w2 "]
         with judging.tail(1, answer) as tail:
+            assert [tail.token() for _ in range(2)] == ["w1 ", "w2 "]  # so they are kept
             judging.kill_worker(0)
             with judging.servers[1].post(f"{answer.location}/cancel") as stopped:
                 assert stopped.status == 202

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from flask_llmstream import runs
+from flask_llmstream import status
 from tests.conversation import KEY, ask, events
 from tests.puppet import PATIENCE, Puppet, eventually, stage
 
@@ -34,7 +34,7 @@ def test_what_has_ended_stays_as_it_is(ended):
 
 
 def test_a_function_that_does_not_stop_at_once_is_not_waited_for(monkeypatch):
-    monkeypatch.setattr(runs, "STOP_WITHIN", 0.02)
+    monkeypatch.setattr(status, "STOP_WITHIN", 0.02)
     goes_on = threading.Event()
     with stage() as (app, llm):
 

@@ -154,7 +154,7 @@ def serve(kind: str, directory: Path, command: str | None = None, **environment:
     )
     try:
         server = Server(kind, process.pid, listening(process, log), log)
-        server.do("/state", "GET")
+        until(lambda: answers(server, process, log), patience=60)
         yield server
     finally:
         process.terminate()
@@ -170,6 +170,17 @@ def listening(process: subprocess.Popen[bytes], log: Path) -> tuple[str, int]:
 
     match = until(found, patience=60)
     return match[1], int(match[2])
+
+
+def answers(server: Server, process: subprocess.Popen[bytes], log: Path) -> bool:
+    """Whether it answers: a master listens before it has a worker that does."""
+    try:
+        with server.get("/state", Connection="close") as answer:
+            answer.read()
+    except OSError:
+        assert process.poll() is None, f"the server did not start: {log.read_text()}"
+        return False
+    return True
 
 
 NGINX = """
