@@ -9,8 +9,8 @@ from typing import Any, Literal, NotRequired, TypedDict
 import msgspec
 
 from . import events
+from .anyrun import State
 from .conversations import Message
-from .run import State
 
 Node = dict[str, Any]
 """A part of the document."""

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 from flask import request
 
+from .anyrun import AnyRun
 from .cursor import Cursor
 from .record import Record
-from .run import AnyRun
 from .runtime import Bell, Watch, current
 
 

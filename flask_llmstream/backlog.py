@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from .anyrun import AnyRun
 from .events import Usage
 from .ledger import LOOKED_AFTER, UNREADABLE, Ledger, encode, ms, read_about, read_used
 from .order import About
-from .run import AnyRun
 
 log = logging.getLogger("flask_llmstream")
 

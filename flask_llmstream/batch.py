@@ -11,11 +11,11 @@ import msgspec
 from marshmallow import Schema, fields
 
 from .admission import Quota
+from .anyrun import AnyRun
 from .errors import RunExpired, RunInterrupted, RunNotFound, StoreUnavailable
 from .events import Failed, Usage
 from .ledger import LONGEST_RUN, ms
 from .record import Record
-from .run import AnyRun
 from .store import Store, digest
 
 log = logging.getLogger("flask_llmstream")

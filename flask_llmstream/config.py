@@ -3,25 +3,40 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from .admission import Quota, WhenBusy
 from .errors import ConfigurationError
 from .providers import Timeouts
-from .store import connect
-from .usage import Price, Prices
+from .usage import Prices
+from .values import (
+    SocketTimeouts,
+    address,
+    count,
+    count_from_zero,
+    flag,
+    folder,
+    log_size,
+    names,
+    one_of,
+    optional,
+    origins,
+    positive_seconds,
+    prefix,
+    prices,
+    quota,
+    seconds,
+    text,
+    timeouts,
+)
 
 log = logging.getLogger("flask_llmstream")
 
 PREFIX = "LLMSTREAM_"
 WRITE_TIMEOUT = 30.0
-LEAST_LOG = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,135 +54,6 @@ class Key:
     unit: str
     description: str
     check: Callable[[Any], Any]
-
-
-def seconds(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        raise ValueError("a number of seconds")
-    return float(value)
-
-
-def positive_seconds(value: Any) -> float:
-    if seconds(value) == 0:
-        raise ValueError("a number of seconds above 0")
-    return float(value)
-
-
-def count(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError("a whole number from 1")
-    return value
-
-
-def count_from_zero(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError("a whole number from 0")
-    return value
-
-
-def log_size(value: Any) -> int:
-    if count(value) < LEAST_LOG:
-        raise ValueError(f"a whole number of bytes from {LEAST_LOG}")
-    return int(value)
-
-
-def flag(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("true or false")
-    return value
-
-
-def text(value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError("a string that is not empty")
-    return value
-
-
-def names(value: Any) -> tuple[str, ...]:
-    """Several strings, of which an environment variable can hold one alone or a comma between them."""
-    if isinstance(value, str):
-        value = [part.strip() for part in value.split(",") if part.strip()]
-    if not isinstance(value, (list, tuple, set, frozenset)) or not all(isinstance(part, str) for part in value):
-        raise ValueError("a list of strings")
-    return tuple(value)
-
-
-def origins(value: Any) -> tuple[str, ...]:
-    listed = names(value)
-    for origin in listed:
-        if origin != "*" and ("://" not in origin or origin.count("/") != 2):
-            raise ValueError(f"origins such as https://app.example.com, which {origin!r} is not")
-    return tuple(origin.lower() for origin in listed)
-
-
-def address(value: Any) -> str:
-    connect(text(value)).close()  # it connects when it is first used: this only reads the address
-    return str(value)
-
-
-def folder(value: Any) -> str:
-    if not isinstance(value, (str, os.PathLike)) or not str(value):
-        raise ValueError("the path of a folder")
-    return str(value)
-
-
-def prefix(value: Any) -> str:
-    if not text(value).isprintable() or " " in value:
-        raise ValueError("a string of visible characters, such as 'llmstream:'")
-    return str(value)
-
-
-QUOTA = re.compile(r"\s*([0-9_]+)\s*(?:/|per)\s*([0-9]*)\s*([a-z]+?)s?\s*")
-PERIODS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400, "week": 604_800}
-
-
-def quota(value: Any) -> Quota:
-    """So many in a window of time, as in Flask-Limiter: ``30/minute``, ``100000 per day``, ``5/10 minutes``."""
-    match = (
-        re.fullmatch(r"\s*([0-9_]+)\s*(?:/|per)\s*([0-9]*)\s*([a-z]+?)s?\s*", value) if isinstance(value, str) else None
-    )
-    if match is None or match[3] not in PERIODS or int(match[1]) < 1 or match[2] == "0":
-        raise ValueError(f"a number a {', '.join(PERIODS)}, such as '30/minute'")
-    return Quota(int(match[1]), int(match[2] or 1) * PERIODS[match[3]])
-
-
-def prices(value: Any) -> Prices:
-    """By model, what a million tokens cost; numbers may be text, so that they stay as they are written."""
-    if not isinstance(value, Mapping):
-        raise ValueError("a mapping from models to what a million tokens cost: {'*': {'input': 0.25, 'output': 2}}")
-    return {str(model): _price(model, given) for model, given in value.items()}
-
-
-def _price(model: Any, given: Any) -> Price:
-    if not isinstance(given, Mapping) or not {"input", "output"} <= set(given) <= {"input", "cached", "output"}:
-        raise ValueError(f"a mapping whose prices have input, output and perhaps cached, which {model!r} has not")
-    try:
-        known = {name: Decimal(str(amount)) for name, amount in given.items()}
-    except InvalidOperation:
-        known = {}
-    if not known or any(not amount.is_finite() or amount < 0 for amount in known.values()):
-        raise ValueError(f"a mapping whose prices are numbers from 0, which those of {model!r} are not")
-    return Price(known["input"], known.get("cached", known["input"]), known["output"])
-
-
-def one_of(*words: str) -> Callable[[Any], Any]:
-    def check(value: Any) -> Any:
-        if value not in words:
-            raise ValueError(f"one of {', '.join(words)}")
-        return value
-
-    return check
-
-
-def optional(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return lambda value: None if value is None else check(value)
-
-
-def timeouts(value: Any) -> dict[str, float | None]:
-    known = [field.name for field in fields(Timeouts)] + ["write"]
-    if not isinstance(value, Mapping) or any(name not in known for name in value):
-        raise ValueError(f"a mapping with any of {', '.join(known)}")
-    return {name: optional(positive_seconds)(given) for name, given in value.items()}
 
 
 KEYS = (
@@ -191,7 +77,9 @@ KEYS = (
         {},
         "seconds, by name",
         "How long to wait for the model: `connect` (5), `first_token` (60), `idle` (30) between two tokens, `total` "
-        "(600); and `write` (30), for a client that does not read. null waits for ever.",
+        "(600); `write` (30), for a client that does not read; and of WebSockets `ping` (20), how often they are asked "
+        "for a sign of life, `quiet` (300), how long a call may last in which nobody says anything, and `call` (3600), "
+        "in all. null waits for ever.",
         timeouts,
     ),
     Key(
@@ -367,6 +255,7 @@ class Settings:
     token_budget: Quota | None
     prices: Prices
     conversation_retention: float
+    socket_timeouts: SocketTimeouts
     uploads: str
     max_upload: int
     job_retention: float
@@ -391,6 +280,8 @@ class Settings:
                 raise ConfigurationError(f"{PREFIX}{key.name} must be {error}; it is {given!r}.") from None
         limits = values.pop("timeouts")
         values["write_timeout"] = limits.pop("write", WRITE_TIMEOUT)
+        given = {field.name: limits.pop(field.name) for field in fields(SocketTimeouts) if field.name in limits}
+        values["socket_timeouts"] = SocketTimeouts(**given)
         settings = cls(timeouts=Timeouts(**limits), **values)
         settings._warn(config)
         return settings

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from .admission import LEAST_ANSWER, Allowance, Quota
+from .anyrun import CUT_SHORT, AnyRun
 from .batch import NAME, BatchOrder, clear, drop, kept, owner_of_parts
 from .errors import (
     Aborted,
@@ -40,7 +41,7 @@ from .leases import LEASE
 from .ledger import Found
 from .order import Claim, Order
 from .record import Record
-from .run import CUT_SHORT, AnyRun, Run
+from .run import Run
 from .runtime import current
 from .schemas import Chat, load
 from .store import digest

@@ -2,40 +2,41 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
-from functools import partial
-from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakSet
 
-from flask import Blueprint, Flask, Response, current_app, send_from_directory
+from flask import Flask, current_app
 from marshmallow import Schema
 
-from . import accounts, batches, chat, cli, feeds, history, jobs, openapi, replies, runs
+from . import cli
 from .admission import WhenBusy
 from .calls import call
 from .driver import add_batches
 from .errors import ConfigurationError
-from .features import INHERIT, Decorator, Feature, JobFeature, ReplyFeature, StreamFeature, View, WebhookURL
+from .features import (
+    INHERIT,
+    Decorator,
+    Feature,
+    JobFeature,
+    ReplyFeature,
+    StreamFeature,
+    VoiceFeature,
+    WebhookURL,
+)
 from .identity import Visitor, recognize, welcome
-from .notices import add_notices, check_receiver
-from .problems import with_problems
+from .installation import greet, mount, own_views
+from .notices import add_notices
 from .providers import Model
 from .record import Hooks, Record
-from .runtime import current
 from .schemas import ChatInput
-from .server import gunicorn_is_loading, gunicorn_worker
 from .shapes import Shape
-from .streams import close_unsent
+from .voices import Voice
 from .writer import Function
 
 F = TypeVar("F", bound=Function)
 
 KEY = "llmstream"
-STATIC = Path(__file__).with_name("static")
-
-log = logging.getLogger("flask_llmstream")
 
 
 class LLMStream:
@@ -50,6 +51,7 @@ class LLMStream:
         theirs; actions on a run are ``read``, ``stop`` and ``delete``.
     :param context: returns what a run shall know of the request that started it: JSON, such as a locale.
     :param decorators: view decorators for all views.
+    :param voice: what calls hear and speak with; without it, OpenAI or whatever speaks its protocol.
     :param url_prefix: where the default chat and the runs are.
     """
 
@@ -62,6 +64,7 @@ class LLMStream:
         authorize: Callable[[Any, str, Any], bool] | None = None,
         context: Callable[[], Any] | None = None,
         decorators: Sequence[Decorator] = (),
+        voice: Voice | None = None,
         url_prefix: str = "/api",
     ) -> None:
         if not url_prefix.startswith("/") or url_prefix.endswith("/"):
@@ -70,7 +73,13 @@ class LLMStream:
             )
         self.url_prefix = url_prefix
         self._model = model
-        self._hooks = Hooks(identify=identify, authorize=authorize, context=context, decorators=tuple(decorators))
+        self._hooks = Hooks(
+            identify=identify,
+            authorize=authorize,
+            context=context,
+            decorators=tuple(decorators),
+            voice=voice or Voice(),
+        )
         self._features: dict[str, Feature] = {}
         self._apps: WeakSet[Flask] = WeakSet()
         if app is not None:
@@ -107,28 +116,13 @@ class LLMStream:
         record.caller = call
         add_notices(record)
         add_batches(record)
-        blueprint = Blueprint(self.name, __name__, url_prefix=self.url_prefix)
-        chat.add_views(blueprint, record)
-        runs.add_views(blueprint, record)
-        batches.add_views(blueprint, record)
-        feeds.add_views(blueprint, record)
-        history.add_views(blueprint, record)
-        accounts.add_views(blueprint, record)
-        openapi.add_views(blueprint, record)
-        blueprint.add_url_rule("/llmstream.js", "script", lambda: _static("llmstream.js"))
-        blueprint.add_url_rule("/llmstream.d.ts", "types", lambda: _static("llmstream.d.ts"))
-        blueprint.add_url_rule("/llmstream/<name>", "module", lambda name: _static(f"llmstream/{name}"))
-        blueprint.teardown_request(close_unsent)
-        app.register_blueprint(blueprint)
+        app.register_blueprint(own_views(record))
         app.cli.add_command(cli.commands)
         records[self.name] = record
         self._apps.add(app)
-        if gunicorn_is_loading():
-            _greet_at_first_request(app, record)
-        else:
-            _greet(record)
+        greet(app, record)
         for feature in self._features.values():
-            _mount(app, record, feature)
+            mount(app, record, feature)
 
     def stream(
         self,
@@ -282,6 +276,46 @@ class LLMStream:
 
         return declare
 
+    def voice(
+        self,
+        rule: str,
+        *,
+        input: type[Schema] = ChatInput,
+        decorators: Sequence[Decorator] = (),
+        max_tokens: int | None = None,
+        voice: Voice | None = None,
+        when_busy: WhenBusy | None = None,
+    ) -> Callable[[F], F]:
+        """Declare a function with which a user speaks: a WebSocket takes speech, and what it yields is spoken.
+
+        The function is of the same kind as a stream's, and each turn is a run of its own, in a conversation.
+
+        :param rule: the whole rule, the prefix included.
+        :param input: the schema of a turn: `ChatInput`, or a subclass with more fields.
+        :param decorators: view decorators, the outermost first.
+        :param max_tokens: the most tokens of one answer, below what the configuration allows.
+        :param voice: what it hears and speaks with; None leaves it to the `LLMStream`.
+        :param when_busy: as in `stream`.
+        :raises ConfigurationError: the rule or the function's name is taken.
+        """
+
+        def declare(function: F) -> F:
+            self._declare(
+                VoiceFeature(
+                    name=function.__name__,
+                    rule=rule,
+                    function=function,
+                    schema=input,
+                    decorators=tuple(decorators),
+                    max_tokens=max_tokens,
+                    voice=voice,
+                    when_busy=when_busy,
+                )
+            )
+            return function
+
+        return declare
+
     def visitor(self) -> Visitor:
         """Who sends the current request.
 
@@ -313,78 +347,8 @@ class LLMStream:
                     "Each feature has a rule and a name of its own."
                 )
         for app in self._apps:
-            _mount(app, self.record(app), feature)
+            mount(app, self.record(app), feature)
         self._features[feature.rule] = feature
-
-
-def _mount(app: Flask, record: Record, feature: Feature) -> None:
-    if feature.name in record.inner:
-        raise ConfigurationError(f"{feature.name} is a name of the package's own; give the function another one.")
-    if isinstance(feature, JobFeature):
-        check_receiver(record, f"{feature.name}: webhook=", feature.webhook)
-    view = record.decorated(_view(record, feature), feature.decorators)
-    endpoint = f"{record.name}.{feature.name}"
-    if endpoint not in app.view_functions:
-        app.add_url_rule(feature.rule, endpoint, with_problems(view), methods=list(feature.methods))
-    elif feature.rule != record.url_prefix + chat.RULE:
-        raise ConfigurationError(f"{feature.name} is the name of a default view; give the function another name.")
-    if isinstance(feature, JobFeature) and feature.status is not None:
-        status = record.decorated(jobs.status_view(record, feature), feature.decorators)
-        app.add_url_rule(feature.status, endpoint + "-status", with_problems(status), methods=["GET"])
-    record.features[feature.rule] = feature
-    record.views[feature.rule] = view
-
-
-def _view(record: Record, feature: Feature) -> View:
-    if isinstance(feature, JobFeature):
-        return jobs.feature_view(record, feature)
-    if isinstance(feature, ReplyFeature):
-        return replies.feature_view(record, feature)
-    assert isinstance(feature, StreamFeature)
-    return chat.feature_view(record, feature)
-
-
-def _greet(record: Record) -> None:
-    """Say where runs live, and have the model's connection ready before the first visitor is."""
-    worker = gunicorn_worker()
-    record.sweep()
-    if record.store.shared:
-        log.info("runs are kept in Redis, under %s", record.store.prefix)
-    elif worker is not None and worker.cfg.workers > 1:
-        log.error(
-            "%d worker processes, and each knows its own runs only: status, stop and resume fail whenever they reach "
-            "another one. Set LLMSTREAM_REDIS_URL, or run one worker (-w 1).",
-            worker.cfg.workers,
-        )
-    else:
-        log.info("runs live in the memory of this process")
-    if worker is not None:
-        record.registry.wake()
-        current().task(partial(_warm, record), lambda: None).start()
-
-
-def _greet_at_first_request(app: Flask, record: Record) -> None:
-    """With --preload the workers are yet to come, and nothing tells when they have."""
-    greeted = False
-
-    @app.before_request
-    def greet() -> None:
-        nonlocal greeted
-        if not greeted:
-            greeted = True
-            _greet(record)
-
-
-def _warm(record: Record) -> None:
-    try:
-        record.provider.warm()
-    except Exception as error:
-        log.info("no connection to the model was opened ahead: %s", error)
-
-
-def _static(name: str) -> Response:
-    # Named here, since what the machine's own tables say of .js and .ts is not always a script.
-    return send_from_directory(STATIC, name, mimetype="text/javascript" if name.endswith(".js") else "text/plain")
 
 
 def _default_model() -> Model:

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from flask import Blueprint, Response, request
 
+from .anyrun import AnyRun
 from .codecs.native import NativeCodec
 from .cursor import Cursor
 from .errors import InvalidCursor, Overloaded, StoreUnavailable
@@ -17,7 +18,6 @@ from .links import Links
 from .problems import with_problems
 from .record import Record
 from .requests import cursor, require_known_origin
-from .run import AnyRun
 from .streams import EventStream, come_back, stream_response
 
 log = logging.getLogger("flask_llmstream")

@@ -10,9 +10,9 @@ from typing import Any
 
 from flask import current_app, session
 
+from .anyrun import AnyRun
 from .errors import ConfigurationError, NotAuthenticated, RunNotFound, SecretKeyMissing
 from .record import Record
-from .run import AnyRun
 
 log = logging.getLogger("flask_llmstream")
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from flask import Response, request, url_for
 
+from .anyrun import AnyRun
 from .errors import RunNotFound
 from .features import CAPTURED, JobFeature, View
 from .identity import accessible_run
@@ -14,7 +15,6 @@ from .problems import json_response
 from .quotas import rate_limits
 from .record import Record
 from .requests import request_input, require_known_origin
-from .run import AnyRun
 from .starts import prepare
 from .status import LONGEST_WAIT, POLL_AGAIN, await_news, describe, patience, status
 

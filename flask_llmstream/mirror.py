@@ -17,13 +17,14 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
+from .anyrun import AnyRun, State
 from .errors import StoreUnavailable
 from .events import Usage
 from .frames import read_frame
 from .ledger import Found, Ledger
 from .log import Log
 from .order import About
-from .run import QUEUED, AnyRun, State
+from .run import QUEUED
 from .runtime import Timer, current
 from .store import Subscription
 from .timing import Timing

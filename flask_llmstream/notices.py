@@ -12,11 +12,12 @@ import msgspec
 from marshmallow import Schema, fields
 
 from .admission import Allowance
+from .anyrun import AnyRun
 from .errors import ConfigurationError, LLMStreamError, StoreUnavailable, WebhookRefused
 from .features import JobFeature, WebhookURL
 from .order import NOBODY, Claim, Order
 from .record import Record
-from .run import AnyRun, Run
+from .run import Run
 from .runtime import current
 from .targets import AllowedHosts, Target
 from .webhooks import Signer, deliver, event_body

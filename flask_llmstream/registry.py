@@ -12,6 +12,7 @@ from time import monotonic
 from typing import Any
 
 from .admission import LEAST_ANSWER, Allowance, Verdict, refusal
+from .anyrun import AnyRun
 from .attempts import Attempts, Moves, bind
 from .backlog import Queue
 from .cursor import Cursor
@@ -34,7 +35,7 @@ from .log import Log, Reader
 from .mirror import Mirror, Mirrors
 from .order import Claim, Order
 from .orphans import Orphans
-from .run import AnyRun, Outcome, Run
+from .run import Outcome, Run
 from .runtime import current
 from .store import RedisStore, Store
 from .work import Callbacks, Work

@@ -6,13 +6,13 @@ from typing import Any
 
 from flask import Response, request, url_for
 
+from .anyrun import AnyRun
 from .errors import Aborted, AnswerCut, ContentFiltered, LLMStreamError, StoreUnavailable
 from .features import ReplyFeature, View
 from .problems import json_response, problem_response
 from .quotas import rate_limits
 from .record import Record
 from .requests import request_input, require_known_origin
-from .run import AnyRun
 from .starts import prepare
 from .status import await_news, result_of
 

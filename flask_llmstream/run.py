@@ -13,18 +13,17 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from time import monotonic, time
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
-from .admission import Standing
+from .anyrun import AnyRun, State
 from .audience import Audience
-from .cursor import Cursor
-from .errors import InvalidOutput, LLMStreamError, Retold
+from .errors import InvalidOutput, LLMStreamError
 from .events import (
     NOT_JSON,
     Data,
@@ -43,21 +42,15 @@ from .events import (
 )
 from .log import Log
 from .models import BoundModel, Meter
-from .order import About, Claim, Order
+from .order import About, Order
 from .runtime import Task, Timer
 from .timing import Timing
 
-State = Literal["queued", "in_progress", "completed", "incomplete", "failed", "cancelled"]
-
 logger = logging.getLogger("flask_llmstream")
-
-_decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 QUEUED = Status("queued").encode()
 RESULT_APART = 65_536
 """Bytes of a result that is kept beside the log: readers of the log are not to get it each time."""
-CUT_SHORT = ("length", "content_filter", "log_full")
-"""Finish reasons that leave an answer incomplete."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,122 +61,6 @@ class Outcome:
     result: Any = None
     error: LLMStreamError | None = None
     finish_reason: FinishReason | None = None
-
-
-class AnyRun:
-    """What anybody can ask of a run, whichever process writes it: it is in the run's log, and in what was ordered."""
-
-    id: str
-    owner: str
-    feature: str
-    user: Any
-    input: Any
-    view_args: Mapping[str, Any]
-    context: Any
-    conversation: str | None
-    about: About
-    log: Log
-    attempt: int
-    """1, and one more each time that it is tried again."""
-    created_at: float
-    started_at: float | None
-    ended_at: float | None
-    standing: Sequence[Standing] = ()
-    """How its owner's quotas stood when it was admitted, in the process that did."""
-
-    @property
-    def claim(self) -> Claim:
-        """Its claim to an idempotency key."""
-        return self.about.claim
-
-    @property
-    def ended(self) -> bool:
-        """Whether its terminal event is out."""
-        return self.log.ended
-
-    @property
-    def ending(self) -> dict[str, Any]:
-        """Its terminal event; empty while there is none."""
-        return _decode(self.log.entries[-1]) if self.log.ended else {}
-
-    @property
-    def state(self) -> State:
-        """Where it stands; it has ended when its terminal event is out."""
-        if self.log.ended:
-            return _state_after(self.ending)
-        return "queued" if self.started_at is None else "in_progress"
-
-    @property
-    def decided(self) -> State | None:
-        """The state in which it ends, as soon as that is decided."""
-        return self.state if self.log.ended else None
-
-    @property
-    def text(self) -> str:
-        """The answer's text so far."""
-        text: list[str] = []
-        for payload in list(self.log.entries):
-            if payload.startswith(b'{"token"'):
-                text.append(_decode(payload)["token"])
-            elif payload.startswith(b'{"restarted"'):
-                text.clear()
-        return "".join(text)
-
-    @property
-    def progress(self) -> dict[str, Any] | None:
-        """The last that it said of how far it is, in this attempt: a fraction as ``progress``, and a ``message``."""
-        for payload in reversed(list(self.log.entries)):
-            if payload.startswith(b'{"progress"'):
-                return _decode(payload)
-            if payload.startswith(b'{"restarted"'):
-                return None
-        return None
-
-    @property
-    def result(self) -> Any:
-        """What its function returned, as soon as that is known; not where it is too large for the log."""
-        return self.ending.get("result")
-
-    @property
-    def usage(self) -> Usage | None:
-        """What its model calls have consumed."""
-        usage = self.ending.get("usage")
-        return None if usage is None else msgspec.convert(usage, Usage)
-
-    @property
-    def usage_by_model(self) -> Mapping[str, Usage]:
-        """The same, by model."""
-        usage = self.usage
-        if usage is None:
-            return {}
-        return usage.models or {self.about.model: usage}
-
-    @property
-    def cursor(self) -> Cursor:
-        """Its last event."""
-        return Cursor(self.id, self.log.epoch, self.log.n)
-
-    @property
-    def answering(self) -> bool:
-        """Whether the answer is an open stream by now: an error can no longer become its HTTP status."""
-        return any(not entry.startswith((b'{"status"', b'{"error"')) for entry in list(self.log.entries))
-
-    @property
-    def error(self) -> LLMStreamError | None:
-        """What it failed by."""
-        problem = self.ending.get("problem")
-        return None if problem is None else Retold(problem)
-
-    def join(self) -> None:
-        """Somebody reads it.
-
-        :raises StoreUnavailable: it lives elsewhere, and cannot be reached.
-        """
-        raise NotImplementedError
-
-    def leave(self) -> None:
-        """Somebody reads it no longer."""
-        raise NotImplementedError
 
 
 class Run(AnyRun):
@@ -207,6 +84,9 @@ class Run(AnyRun):
     """What ends it when it has taken too long."""
     caller: Callable[[Run, str, Any], Any]
     """Calls another feature."""
+    heard: str | None = None
+    heard_so_far: Callable[[], str] | None = None
+    """What its user has heard of the text by now, while it is spoken."""
 
     def __init__(
         self,
@@ -419,6 +299,7 @@ class Run(AnyRun):
             cancelled=outcome.state == "cancelled",
             finish_reason=outcome.finish_reason,
             usage=usage,
+            heard=self.heard,
             result=outcome.result if self.result_apart is None else None,
             result_size=None if self.result_apart is None else len(self.result_apart),
             queue_ms=timing.queue_ms,
@@ -432,12 +313,3 @@ def within_bounds(event: Progress) -> Progress:
     """Progress from 0 to 1, whatever a function has reckoned."""
     fraction = min(max(event.progress, 0.0), 1.0)
     return event if fraction == event.progress else Progress(fraction, event.message)
-
-
-def _state_after(ending: Mapping[str, Any]) -> State:
-    """The state of a run whose terminal event is this."""
-    if "done" not in ending:
-        return "failed"
-    if ending.get("cancelled"):
-        return "cancelled"
-    return "incomplete" if ending.get("finish_reason") in CUT_SHORT else "completed"

@@ -11,6 +11,7 @@ import msgspec
 from flask import request
 
 from .admission import REFUSALS, TRY_AGAIN
+from .anyrun import AnyRun
 from .errors import ConfigurationError, LimitReached, StoreUnavailable
 from .features import Feature
 from .identity import recognize, welcome
@@ -18,7 +19,6 @@ from .order import Claim, Order
 from .quotas import explained
 from .record import Record
 from .requests import fingerprint, idempotency_key
-from .run import AnyRun
 from .schemas import load
 from .work import Work
 

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Protocol, cast
 from flask import Response, current_app, request, url_for
 from werkzeug.wsgi import ClosingIterator
 
+from .anyrun import AnyRun
 from .attendance import Attendance, Reading, RunReading, client_socket
 from .codecs.native import HEARTBEAT, MEDIA_TYPE, NativeCodec
 from .cursor import Cursor
 from .errors import LLMStreamError
 from .problems import problem_response
 from .record import Record
-from .run import AnyRun
 from .runtime import current, hang_up, reset
 
 if TYPE_CHECKING:

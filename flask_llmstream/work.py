@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from .admission import Allowance, WhenBusy
+from .anyrun import AnyRun
 from .ending import Save
 from .mirror import Revive
 from .models import ModelSettings
 from .order import About, Claim, Order
 from .providers import Model
-from .run import AnyRun, Run
+from .run import Run
 from .writer import Function
 
 

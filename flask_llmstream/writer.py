@@ -15,10 +15,11 @@ from typing import Any
 
 import msgspec
 
+from .anyrun import CUT_SHORT
 from .errors import FeatureFailed, InvalidOutput, LLMStreamError, RunCancelled, RunInterrupted
 from .events import NOT_JSON, Event, Terminal, Token, encode
 from .log import LogFull
-from .run import CUT_SHORT, Outcome, Run
+from .run import Outcome, Run
 
 Function = Callable[[Run], Any]
 

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 
 from flask_llmstream.admission import Allowance, Quota
+from flask_llmstream.anyrun import AnyRun
 from flask_llmstream.errors import LimitReached
 from flask_llmstream.events import Usage
 from flask_llmstream.models import ModelSettings
 from flask_llmstream.order import Claim, Order
 from flask_llmstream.registry import Registry
-from flask_llmstream.run import AnyRun
 from flask_llmstream.store import RedisStore, Store
 from flask_llmstream.usage import standing
 from flask_llmstream.work import Callbacks, Work

@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+from flask_llmstream.anyrun import AnyRun
 from flask_llmstream.cursor import Cursor
 from flask_llmstream.order import Order
 from flask_llmstream.registry import Registry
-from flask_llmstream.run import AnyRun, Run
+from flask_llmstream.run import Run
 from flask_llmstream.store import Store
 from flask_llmstream.work import Callbacks
 from tests.orders import OWNER

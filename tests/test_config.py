@@ -14,8 +14,10 @@ from flask_llmstream.admission import Quota
 from flask_llmstream.config import KEYS, PREFIX, Settings
 from flask_llmstream.errors import ConfigurationError
 from flask_llmstream.providers import Timeouts
+from flask_llmstream.values import SocketTimeouts
 from tests.conversation import instant, new_app
 
+KNOWN_TIMEOUTS = "must be a mapping with any of connect, first_token, idle, total, ping, quiet, call, write"
 SECRET = "whsec_" + "A" * 32
 
 
@@ -33,6 +35,7 @@ def test_defaults():
         max_tokens=4096,
         timeouts=Timeouts(connect=5, first_token=60, idle=30, total=600),
         write_timeout=30,
+        socket_timeouts=SocketTimeouts(ping=20, quiet=300, call=3600),
         retries=2,
         max_message=32_000,
         max_input=200_000,
@@ -65,7 +68,7 @@ def test_defaults():
 def test_there_are_few_keys_and_each_is_a_setting():
     assert len(KEYS) <= 30
     names = [key.name.lower() for key in KEYS]
-    assert sorted([*names, "write_timeout"]) == sorted(field.name for field in fields(Settings))
+    assert sorted([*names, "write_timeout", "socket_timeouts"]) == sorted(field.name for field in fields(Settings))
     assert all(key.description.endswith(".") for key in KEYS)
 
 
@@ -132,8 +135,8 @@ def test_time_outs_are_given_one_by_one():
         ("MAX_TOKENS", "4096", "must be a whole number from 1"),
         ("MAX_TOKENS", True, "must be a whole number from 1"),
         ("MAX_TOKENS", 1.5, "must be a whole number from 1"),
-        ("TIMEOUTS", 30, "must be a mapping with any of connect, first_token, idle, total, write"),
-        ("TIMEOUTS", {"read": 30}, "must be a mapping with any of connect, first_token, idle, total, write"),
+        ("TIMEOUTS", 30, KNOWN_TIMEOUTS),
+        ("TIMEOUTS", {"read": 30}, KNOWN_TIMEOUTS),
         ("TIMEOUTS", {"idle": 0}, "must be a number of seconds above 0"),
         ("RETRIES", -1, "must be a whole number from 0"),
         ("MAX_MESSAGE", 0, "must be a whole number from 1"),

@@ -8,11 +8,11 @@ from decimal import Decimal
 import pytest
 
 from flask_llmstream.admission import Allowance, Quota
-from flask_llmstream.config import prices
 from flask_llmstream.errors import ConfigurationError, UpstreamForbidden
 from flask_llmstream.events import Usage
 from flask_llmstream.ledger import Ledger
 from flask_llmstream.usage import DAYS_KEPT, Accounts, Entry, amount, by_owner_and_model, cost, standing, today, total
+from flask_llmstream.values import prices
 from tests.conversation import ask, events, problem
 from tests.orders import QUEUED, about_of, admit, claim_of, ending, left_by_its_writer
 from tests.puppet import PATIENCE, Pause, Puppet, eventually, stage

@@ -10,9 +10,9 @@ from typing import Any
 from flask import Flask, request
 
 from flask_llmstream import LLMStream, Run, run_ended
+from flask_llmstream.anyrun import AnyRun
 from flask_llmstream.leases import LEASE, SharedLeases
 from flask_llmstream.providers.openai import OpenAI
-from flask_llmstream.run import AnyRun
 from tests.servers.app import held
 
 SLOTS = 3
