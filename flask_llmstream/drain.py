@@ -93,13 +93,18 @@ class Drain:
         if readers is not None:
             self._readers.append(readers)
 
+    @property
+    def refuses(self) -> bool:
+        """Whether nothing is begun here any more, and nobody can come back."""
+        worker = gunicorn_worker()
+        return worker is not None and is_leaving(worker) and not is_at_its_last_request(worker)
+
     def admit(self) -> None:
         """Let a run be started.
 
         :raises ShuttingDown: this process would not see its end.
         """
-        worker = gunicorn_worker()
-        if worker is not None and is_leaving(worker) and not is_at_its_last_request(worker):
+        if self.refuses:
             raise ShuttingDown(
                 "The server is about to restart. Please try again in a moment.",
                 retry_after=round(random.uniform(*RETRY_AFTER), 1),

@@ -20,6 +20,7 @@ LLMStreamError                       500
 │   ├── FileRefused                  415   a file is of a type that is not taken
 │   ├── InvalidInput                 422   `errors` names each field
 │   ├── KeyReused                    422
+│   ├── UpgradeRequired              426   the address is one for WebSockets
 │   └── LimitReached                 429   `limit` says which: runs, conversation, starts or tokens
 ├── Overloaded                       503   passing: `retry_after` says when to come back
 │   └── ShuttingDown                 503   this process ends; another one, or the next, takes the request
@@ -216,6 +217,12 @@ class KeyReused(RequestRefused):
     status = 422
     slug = "idempotency-key-reused"
     title = "The idempotency key was already used with another request"
+
+
+class UpgradeRequired(RequestRefused):
+    status = 426
+    slug = "upgrade-required"
+    title = "This address is for WebSockets"
 
 
 class LimitReached(RequestRefused):

@@ -159,6 +159,19 @@ def require_known_origin(request: Request, record: Record) -> None:
         raise OriginRefused(REFUSAL)
 
 
+def require_own_origin(request: Request, record: Record) -> None:
+    """As `require_known_origin`, for a WebSocket, which no CORS guards: a page of any origin may open one with its
+    visitor's cookies, and reads what comes. So ``*`` allows none here.
+
+    :raises OriginRefused: it is not a page of this application, nor of an origin that is listed.
+    """
+    require_known_origin(request, record)
+    origin = request.headers.get("Origin", "").lower()
+    listed = origin in record.settings.allowed_origins
+    if origin and not listed and urlsplit(origin).netloc != request.host.lower():
+        raise OriginRefused(f"{REFUSAL} For WebSockets, * allows none.")
+
+
 def require_own_page(request: Request, record: Record) -> None:
     """As `require_known_origin`, for a GET that starts work, with which browsers need not send an origin.
 
