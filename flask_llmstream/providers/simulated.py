@@ -2,7 +2,8 @@
 
 It says so, in the first answer of each conversation and once in the log. What it answers follows from words in
 the question; a question may open with commands, which make it behave as models do on their worse days. Where a JSON
-schema is asked for, the answer is a document that fits it (`invented`), and says nothing else.
+schema is asked for, the answer is a document that fits it (`invented`), and says nothing else. Where a system message
+says that the answer will be spoken, it repeats what was understood, and says a few words about the simulation.
 """
 
 from __future__ import annotations
@@ -142,6 +143,9 @@ class Simulated:
         if "/echo" in commands:
             yield from map(Token, pieces(question))
             return
+        if any(message.get("role") == "system" and "be spoken" in _text(message) for message in call.messages):
+            yield from map(Token, pieces(SPOKEN.format(question=question or "nothing") + chance.choice(SAID)))
+            return
         if not any(message.get("role") == "assistant" for message in call.messages):
             commands_in_words = ", ".join(f"`{command}`" for command in COMMANDS)
             yield from map(Token, pieces(NOTICE.format(commands=commands_in_words)))
@@ -250,6 +254,18 @@ def _or_inf(seconds: float | None) -> float:
     return inf if seconds is None else seconds
 
 
+SPOKEN = "You said: {question}. "
+SAID = (
+    "There is no language model behind this voice, so I can only tell you what I have understood. "
+    "You can interrupt me at any time, and I will be silent at once. "
+    "What you have heard of my answer by then is what our conversation keeps.",
+    "This is a simulation, and what I say was written beforehand. "
+    "Just speak while I do, and I will stop and listen. "
+    "If you only cough, or say that you are following, I go on from where I was.",
+    "That is as much as a simulation can make of it. "
+    "A real model would answer you now, sentence by sentence, and each is spoken as soon as it is complete. "
+    "So the first words come early, however long the answer is.",
+)
 NOTICE = """\
 > **This is a simulation:** no language model is connected, and what follows was written beforehand. For real \
 answers set `OPENAI_API_KEY`, or `OPENAI_BASE_URL` for any OpenAI-compatible server, and start again. A question \
