@@ -20,6 +20,8 @@ def main() -> None:
     parser.add_argument("--first-token", type=float, default=0.0, metavar="SECONDS", help="delay of the first one")
     parser.add_argument("--key", help="the API key that requests must bear")
     parser.add_argument("--stamp", action="store_true", help="each token tells when it was sent: t<monotonic ns>")
+    parser.add_argument("--transcript", default="Hello there.", metavar="TEXT", help="what it hears (%(default)s)")
+    parser.add_argument("--speech", type=float, default=0.0, metavar="SPEED", help="times real time, 0: all at once")
     options = parser.parse_args()
     schedule = Schedule(
         tokens=options.tokens,
@@ -35,6 +37,8 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
     with ModelServer(schedule, key=options.key, host=options.host, port=options.port) as server:
+        server.transcriptions.schedule = Schedule(tokens=options.transcript)
+        server.speech.schedule = Schedule(rate=10 * options.speech or None)
         print(server.base_url, flush=True)
         ended.wait()
 

@@ -7,18 +7,21 @@ import contextlib
 import socket
 import ssl
 import threading
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
-from .exchange import Exchange, Received
+from .audio import Heard, Spoken, Tones
+from .endpoint import Endpoint, Received
+from .exchange import Exchange
 from .schedule import Schedule
+from .script import Dialled, Script
 
 
 class ModelServer:
     """A model's server that does as it is told and reports what it saw.
 
-    It answers ``/v1/chat/completions`` (streaming and not) and ``/v1/models`` on a free port of the loopback
+    It answers ``/v1/chat/completions`` (streaming and not), ``/v1/models``, ``/v1/audio/transcriptions``,
+    ``/v1/audio/speech`` and, as a WebSocket, ``/v1/realtime`` on a free port of the loopback
     interface, from a thread of its own, over keep-alive connections. A client that closes is noticed at once,
     also while nothing is being sent. ::
 
@@ -34,6 +37,7 @@ class ModelServer:
     :param schedule: what each request gets, or a function of the `Received` request that returns it. It may be
         replaced at any time.
     :param key: the API key that requests must bear; None accepts any.
+    :param tones: what its speech sounds like.
     :param host: the address to listen on.
     :param port: 0 takes a free one.
     :param tls: serve HTTPS with this context.
@@ -44,19 +48,22 @@ class ModelServer:
         schedule: Schedule | Callable[[Received], Schedule] | None = None,
         *,
         key: str | None = None,
+        tones: Tones | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
         tls: ssl.SSLContext | None = None,
     ) -> None:
-        self.schedule: Schedule | Callable[[Received], Schedule] = schedule or Schedule()
         self.key = key
-        self.requests: list[Received] = []
+        self.tones = tones or Tones()
+        self.chat: Endpoint[Received, Schedule] = Endpoint(schedule or Schedule())
+        self.transcriptions: Endpoint[Heard, Schedule] = Endpoint(Schedule(tokens="Hello there."))
+        self.speech: Endpoint[Spoken, Schedule] = Endpoint(Schedule())
+        self.realtime: Endpoint[Dialled, Script] = Endpoint(Script())
         self.connections = 0
         self.open_connections = 0
         self._host = host
         self._port = port
         self._tls = tls
-        self._queue: deque[Schedule] = deque()
         self._changed = threading.Condition()
         self._watchers = 0
         self._thread: threading.Thread | None = None
@@ -81,23 +88,37 @@ class ModelServer:
         return self._port
 
     @property
+    def schedule(self) -> Schedule | Callable[[Received], Schedule]:
+        """What each request for a chat completion gets."""
+        return self.chat.schedule
+
+    @schedule.setter
+    def schedule(self, schedule: Schedule | Callable[[Received], Schedule]) -> None:
+        self.chat.schedule = schedule
+
+    @property
+    def requests(self) -> list[Received]:
+        """The requests for chat completions."""
+        return self.chat.requests
+
+    @property
     def active(self) -> int:
-        """How many answers are under way."""
-        return self._count("active")
+        """How many answers of any endpoint are under way."""
+        return sum(endpoint.active for endpoint in self._endpoints)
 
     @property
     def completed(self) -> int:
-        """How many answers were sent to their end."""
-        return self._count("completed")
+        """How many answers of any endpoint were sent to their end."""
+        return sum(endpoint.completed for endpoint in self._endpoints)
 
     @property
     def cancelled(self) -> int:
-        """How many answers ended early because the client closed its connection."""
-        return self._count("cancelled")
+        """How many answers of any endpoint ended early because the client closed its connection."""
+        return sum(endpoint.cancelled for endpoint in self._endpoints)
 
     def then(self, *schedules: Schedule) -> None:
-        """Answer the next requests with these, in order, and only then with `schedule` again."""
-        self._queue.extend(schedules)
+        """Answer the next requests for chat completions with these, in order, and only then with `schedule` again."""
+        self.chat.then(*schedules)
 
     def wait_for(self, predicate: Callable[[Self], bool], timeout: float = 5.0) -> None:
         """Block until the predicate is true of this server.
@@ -115,9 +136,9 @@ class ModelServer:
                 self._watchers -= 1
 
     def reset(self) -> None:
-        """Forget the requests and the queue. Connections stay."""
-        self._queue.clear()
-        self.requests = []
+        """Forget the requests and the queues. Connections stay."""
+        for endpoint in self._endpoints:
+            endpoint.reset()
 
     def start(self) -> None:
         """Listen. Returns once connections are accepted."""
@@ -143,19 +164,6 @@ class ModelServer:
             self._loop.call_soon_threadsafe(self._stopping.set)
         self._thread.join()
 
-    def receive(self, connection: int, headers: Mapping[str, str], body: Mapping[str, Any]) -> Received:
-        """For a connection: enter a request into the books."""
-        received = Received(len(self.requests) + 1, connection, headers, body)
-        self.requests.append(received)
-        self.changed()
-        return received
-
-    def choose(self, received: Received) -> Schedule:
-        """For a connection: what this request gets."""
-        if self._queue:
-            return self._queue.popleft()
-        return self.schedule if isinstance(self.schedule, Schedule) else self.schedule(received)
-
     def changed(self) -> None:
         """For a connection: something that a test may be waiting for has happened."""
         if self._watchers:
@@ -165,20 +173,27 @@ class ModelServer:
     def statistics(self) -> Mapping[str, int]:
         """The counts, as ``GET /stats`` gives them to another process."""
         return {
-            "requests": len(self.requests),
+            "requests": sum(1 for _ in self._all),
             "active": self.active,
             "completed": self.completed,
             "cancelled": self.cancelled,
             "connections": self.connections,
             "open_connections": self.open_connections,
-            "tokens": sum(request.tokens_sent for request in self.requests),
+            "tokens": sum(request.tokens_sent for request in self._all),
         }
 
-    def _count(self, state: str) -> int:
-        return sum(request.state == state for request in self.requests)
+    @property
+    def _endpoints(self) -> tuple[Endpoint[Any, Any], ...]:
+        return self.chat, self.transcriptions, self.speech, self.realtime
+
+    @property
+    def _all(self) -> Iterator[Received]:
+        """The requests to all endpoints."""
+        for endpoint in self._endpoints:
+            yield from endpoint.requests
 
     def _story(self) -> str:
-        requests = ", ".join(f"{r.number}: {r.state} after {r.tokens_sent} pieces" for r in self.requests)
+        requests = ", ".join(f"{r.number}: {r.state} after {r.tokens_sent} pieces" for r in self._all)
         return f"requests [{requests}], {self.connections} connections, {self.open_connections} of them open"
 
     async def _serve(self, listener: socket.socket, ready: threading.Event) -> None:

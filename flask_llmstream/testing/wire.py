@@ -67,10 +67,16 @@ def usage(schedule: Schedule, request: Mapping[str, Any]) -> Mapping[str, Any]:
     }
 
 
-class Chunks:
-    """The chunks of one streamed answer, as server-sent events."""
+class Chat:
+    """The form of a chat completion. Its pieces are those of the schedule, as chunks in server-sent events."""
 
-    def __init__(self, number: int, request: Mapping[str, Any]) -> None:
+    content_type = "text/event-stream; charset=utf-8"
+    comments = True
+
+    def __init__(self, schedule: Schedule, number: int, request: Mapping[str, Any]) -> None:
+        self._schedule = schedule
+        self._number = number
+        self._request = request
         self._meta = {
             "id": f"chatcmpl-{number}",
             "object": "chat.completion.chunk",
@@ -78,19 +84,36 @@ class Chunks:
             "model": request.get("model", "test-model"),
         }
         options = request.get("stream_options") or {}
-        self.with_usage = bool(options.get("include_usage"))
-        self._tail = {"usage": None} if self.with_usage else {}
+        self._with_usage = bool(options.get("include_usage"))
+        self._tail = {"usage": None} if self._with_usage else {}
         # The same for each token but for the delta, so it is rendered once.
         self._before, self._after = self._render("\0", None).split(json.dumps("\0").encode())
+        self._deltas = deltas(schedule)
+        self.streams = bool(request.get("stream"))
+        self.count = len(self._deltas)
 
-    def piece(self, delta: Mapping[str, Any]) -> bytes:
+    def piece(self, number: int) -> bytes:
+        delta = self._deltas[number]
+        if self._schedule.stamp:
+            delta = {"content": f"t{time.monotonic_ns()} "}
+        return (self._chunk(ROLE) if number == 0 else b"") + self._chunk(delta)
+
+    def last(self) -> bytes:
+        schedule = self._schedule
+        last = b""
+        if (reason := finish_reason(schedule)) is not None:
+            last += self._render({}, reason)
+        if self._with_usage and schedule.usage is not False:
+            last += _event(self._meta | {"choices": [], "usage": usage(schedule, self._request)})
+        if schedule.done:
+            last += DONE
+        return last
+
+    def whole(self) -> bytes:
+        return completion(self._number, self._schedule, self._request)
+
+    def _chunk(self, delta: Mapping[str, Any]) -> bytes:
         return b"".join((self._before, json.dumps(delta).encode(), self._after))
-
-    def finish(self, reason: str) -> bytes:
-        return self._render({}, reason)
-
-    def usage(self, usage: Mapping[str, Any]) -> bytes:
-        return _event(self._meta | {"choices": [], "usage": usage})
 
     def _render(self, delta: object, reason: str | None) -> bytes:
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": reason}
