@@ -7,6 +7,7 @@ from .run import Run
 from .schemas import ChatInput
 from .signals import run_ended
 from .uploads import File, Upload
+from .voices import Voice
 
 __all__ = [
     "ChatInput",
@@ -22,6 +23,7 @@ __all__ = [
     "Tool",
     "Upload",
     "Usage",
+    "Voice",
     "errors",
     "run_ended",
 ]

@@ -16,11 +16,12 @@ from typing import Any
 
 import msgspec
 
+from .anyrun import AnyRun
 from .errors import ConversationNotFound, HistoryFull, InvalidInput
 from .events import Usage
-from .ledger import END_PATIENCE, LONGEST_RUN, encode
-from .run import AnyRun, Run
-from .store import PATIENCE, Store, digest
+from .ledger import LONGEST_RUN, encode
+from .run import Run
+from .store import Store, digest
 
 MOST_MESSAGES = 1000
 """Messages of a conversation, all branches together."""
@@ -188,8 +189,17 @@ class Conversations:
                 title=title,
                 begins=begins,
                 adds=False,
-                patience=END_PATIENCE,
+                urgent=True,
             )
+
+    def unsay(self, run: AnyRun) -> None:
+        """Take a run's question and its answer back, as if it had never been asked.
+
+        :raises StoreUnavailable: that cannot be done now.
+        """
+        if run.conversation is not None:
+            keys = self._keys(run.owner, run.conversation)[:3]
+            self._store.call("unsay", keys, [run.id, run.conversation])
 
     def rename(self, owner: str, conversation: str, title: str) -> Conversation:
         """Give it another title.
@@ -224,7 +234,7 @@ class Conversations:
         title: str | None = None,
         begins: bool = True,
         adds: bool = True,
-        patience: float = PATIENCE,
+        urgent: bool = False,
     ) -> None:
         ask: dict[str, Any] = {
             "id": conversation,
@@ -240,7 +250,7 @@ class Conversations:
         args: list[Any] = [encode(ask)]
         for message in said:
             args += (message.id, message.status, message.parent or "", encode(message))
-        verdict = self._store.call("say", self._keys(owner, conversation)[:4], args, patience=patience).decode()
+        verdict = self._store.call("say", self._keys(owner, conversation)[:4], args, urgent=urgent).decode()
         if verdict == "deleted":
             raise ConversationNotFound
         if verdict in FULL:
@@ -264,6 +274,13 @@ class Conversations:
             key("deleted", name),
             key("talk", name),
         ]
+
+
+def lasting(run: AnyRun) -> str:
+    """Of an answer that was spoken, what its user has heard: to both sides, the rest was never said."""
+    if isinstance(run, Run) and run.heard_so_far is not None and run.outcome is None:
+        return run.heard_so_far()
+    return run.text if run.heard is None else run.heard
 
 
 def branch(messages: Sequence[Message], last: str | None) -> list[Message]:
@@ -293,7 +310,7 @@ def _exchange(run: AnyRun, status: str, usage: Usage | None) -> tuple[Message, M
         id=run.id,
         parent=question.id,
         role="assistant",
-        content="" if in_progress else run.text,
+        content="" if in_progress else lasting(run),
         run=run.id,
         status=status,
         finish_reason=None if outcome is None else outcome.finish_reason,

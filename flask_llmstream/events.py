@@ -108,6 +108,7 @@ class Done(Terminal, frozen=True, kw_only=True):
 
     :param tokens: how many tokens the answer has.
     :param cancelled: it was stopped.
+    :param heard: what its user has heard of the answer, where it was spoken and cut short.
     :param result: what the function returned, where it returned a value.
     :param result_size: bytes of the result, where it is too large to be an event: the run's status has it.
     :param queue_ms: milliseconds from the request to the function's start.
@@ -123,6 +124,7 @@ class Done(Terminal, frozen=True, kw_only=True):
     cancelled: bool = False
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+    heard: str | None = None
     result: Any = None
     result_size: int | None = None
     queue_ms: float | None = None

@@ -11,12 +11,13 @@ from typing import Any, ClassVar
 from marshmallow import Schema
 
 from .admission import WhenBusy
-from .config import count, one_of, optional, positive_seconds, seconds
+from .anyrun import AnyRun
 from .errors import ConfigurationError
-from .run import AnyRun
 from .schemas import ChatInput
 from .shapes import Shape
 from .uploads import File, nests_files
+from .values import count, one_of, optional, positive_seconds, seconds
+from .voices import Voice
 from .writer import Function
 
 View = Callable[..., Any]
@@ -96,6 +97,24 @@ class StreamFeature(Feature):
             self._check("orphan_grace", optional(seconds))
         if any(isinstance(field, File) for field in self.schema._declared_fields.values()):
             raise ConfigurationError(f"{self.name}: a stream takes no files. Declare a job or a reply for them.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VoiceFeature(Feature):
+    """A feature that is spoken with, over a WebSocket.
+
+    :param voice: what it hears and speaks with; None leaves it to the application.
+    """
+
+    METHODS: ClassVar[tuple[str, ...]] = ("GET",)
+
+    methods: Sequence[str] = METHODS
+    voice: Voice | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not issubclass(self.schema, ChatInput):
+            raise ConfigurationError(f"{self.name}: the input of a voice is a ChatInput, or one with more fields.")
 
 
 @dataclass(frozen=True, kw_only=True)

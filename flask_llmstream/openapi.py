@@ -19,7 +19,7 @@ from . import errors
 from .answers import JSON, REFERENCE, Node, answer, reference, shapes
 from .components import Components, as_json
 from .errors import ConfigurationError
-from .features import CAPTURED, Feature, JobFeature, ReplyFeature, StreamFeature
+from .features import CAPTURED, Feature, JobFeature, ReplyFeature, StreamFeature, VoiceFeature
 from .operations import (
     CONVERSED,
     EVENT_SOURCE,
@@ -142,6 +142,8 @@ def _may_not_be_found(operation: Node) -> None:
 def _operations(record: Record, rule: routing.Rule, components: Components) -> Iterator[tuple[str, Node]]:
     """What can be asked of a rule, by method."""
     feature = record.features.get(rule.rule)
+    if isinstance(feature, VoiceFeature):  # OpenAPI has no word for a WebSocket
+        return
     if feature is not None:
         yield from _starts(record, feature, rule.endpoint, components)
         return

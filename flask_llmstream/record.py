@@ -15,12 +15,13 @@ from marshmallow import Schema
 from werkzeug.exceptions import HTTPException
 
 from .admission import Allowance
+from .anyrun import AnyRun
 from .backlog import Queue
 from .config import Settings
-from .conversations import Conversations
+from .conversations import Conversations, lasting
 from .drain import Drain
 from .errors import Aborted, ConfigurationError, FeatureFailed, LLMStreamError, RunExpired, RunNotFound
-from .features import INHERIT, Decorator, Feature, JobFeature, ReplyFeature, StreamFeature, View
+from .features import INHERIT, Decorator, Feature, JobFeature, ReplyFeature, StreamFeature, View, VoiceFeature
 from .following import Following
 from .ledger import LONGEST_RUN
 from .limits import OpenResponses
@@ -30,12 +31,14 @@ from .order import About, Order
 from .providers import Model
 from .registry import Registry
 from .rq_queue import RQQueue
-from .run import AnyRun, Run
+from .run import Run
 from .runtime import current
 from .schemas import Bounds, Chat, ChatInput, load
+from .sessions import Sessions
 from .signals import run_ended
 from .store import EmbeddedStore, RedisStore, Store
 from .uploads import Folder, from_record
+from .voices import Providers, Voice
 from .work import Callbacks, Work
 
 
@@ -47,12 +50,14 @@ class Hooks:
     :param authorize: whether a user may do something (``read``, ``stop`` or ``delete``) with a run of another's.
     :param context: returns what a run shall know of its request: JSON only.
     :param decorators: view decorators around every view but the client script's.
+    :param voice: what calls hear and speak with.
     """
 
     identify: Callable[[], str | int | None] | None = None
     authorize: Callable[[Any, str, Any], bool] | None = None
     context: Callable[[], Any] | None = None
     decorators: Sequence[Decorator] = ()
+    voice: Voice = field(default_factory=Voice)
 
 
 log = logging.getLogger("flask_llmstream")
@@ -95,6 +100,10 @@ class Record:
     views: dict[str, View] = field(default_factory=dict)
     inner: dict[str, Feature] = field(default_factory=dict)
     """Features of the package's own that no client can start, by name."""
+    voices: dict[str, Providers] = field(default_factory=dict)
+    """What calls hear and speak with, by feature; under no name, what those have that name nothing of their own."""
+    sessions: Sessions = field(default_factory=Sessions)
+    """The calls that go on here."""
     caller: Callable[[Record, Run, str, Any], Any] = no_caller
     """Calls another feature for a run."""
     after_end: list[Callable[[AnyRun], None]] = field(default_factory=list)
@@ -172,7 +181,7 @@ class Record:
         try:
             if run_ended.has_receivers_for(app):
                 with app.app_context():
-                    run_ended.send(app, run=run, text=run.text, state=run.decided, usage=run.usage)
+                    run_ended.send(app, run=run, text=lasting(run), state=run.decided, usage=run.usage)
         finally:
             for follow_up in self.after_end:
                 try:
@@ -218,6 +227,12 @@ class Record:
             # Also a reply may have waited for its turn, as a part of a batch.
             return order, replace(self.work(feature, value), grace=None, queue=about.queue, attempts=about.attempts)
         return order, self._refused(error or FeatureFailed())
+
+    def providers(self, feature: VoiceFeature) -> Providers:
+        """What the calls of a feature hear and speak with."""
+        if feature.voice is None:
+            return self.voices.setdefault("", Providers(self.hooks.voice))
+        return self.voices.setdefault(feature.name, Providers(feature.voice))
 
     def schema(self, feature: Feature) -> Schema:
         """The schema of a feature's input, made once: making one takes longer than using it."""
@@ -298,6 +313,9 @@ class Record:
 
     def close(self) -> None:
         """Stop all runs and let go of everything."""
+        self.sessions.close()
+        for providers in self.voices.values():
+            providers.close()
         self.registry.close()
         self.feeds.close()
         self.store.close()
@@ -310,7 +328,7 @@ class Record:
                 run.catch_up()
         except (RunNotFound, RunExpired):
             return ""
-        return run.text
+        return lasting(run)
 
     def _refused(self, error: LLMStreamError) -> Work:
         """What is done for an order that cannot be carried out: it fails."""

