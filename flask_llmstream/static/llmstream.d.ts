@@ -343,6 +343,174 @@ export interface Feed {
  */
 export function watch(url: string | URL, options?: FeedOptions): Feed;
 
+/** The states of a call as this page sees it; the last two are final. */
+export type VoiceState =
+  | "idle"
+  | "connecting"
+  /** It is the user's turn, who is silent. */
+  | "listening"
+  /** The user speaks. */
+  | "hearing"
+  /** An answer is awaited. */
+  | "thinking"
+  /** An answer is heard. */
+  | "speaking"
+  | "reconnecting"
+  | "ended"
+  | "failed";
+
+/** By whom a turn is ended: by the server, which hears that the user has stopped, or by a button. */
+export type VoiceMode = "auto" | "push";
+
+/** Milliseconds since the end of what the user said; absent where unknown. */
+export interface TurnTiming {
+  run?: string;
+  transcript_ms?: number;
+  first_token_ms?: number;
+  first_audio_ms?: number;
+  /** When it was heard here, by this page's report. */
+  played_ms?: number;
+  /** From the onset of an interruption to the silence here. */
+  silence_ms?: number;
+  [more: string]: unknown;
+}
+
+/** An event of a run in a call: with the run's id. */
+export interface VoiceEvent extends RunEvent {
+  run: string;
+}
+
+export interface VoiceOptions {
+  /** The conversation that goes on; without one, a new one begins. */
+  conversation?: string | null;
+  /** The message in it that the call follows. */
+  parent?: string | null;
+  /** Default "auto". */
+  mode?: VoiceMode;
+  /** What the user speaks, such as "en". */
+  language?: string;
+  /** The name of the voice that answers. */
+  voice?: string;
+  model?: string;
+  temperature?: number;
+  /** A feature's own fields. */
+  data?: Record<string, unknown>;
+  /** Samples a second of what is sent. Default 16000. */
+  inputRate?: 16000 | 24000;
+  /** Samples a second of what comes. Default 24000. */
+  outputRate?: 16000 | 24000;
+  /** A microphone of `audioDevices()`; without it, or where it is gone, the browser's choice. */
+  deviceId?: string;
+  /** A loudspeaker of `audioDevices()`, where the browser lets a page choose. Chrome may cancel no echo of it. */
+  speakerId?: string;
+  /** Of the microphone, beside or instead of echo cancellation, noise suppression and gain control, which are on. */
+  constraints?: MediaTrackConstraints;
+  /**
+   * The way to the loudspeaker: the audio context's own, or an `<audio>` element's, which takes a little longer. Current
+   * browsers cancel the echo of either; for one that cancels none of a context, "element" may be worth a try. Default
+   * "context".
+   */
+  output?: "context" | "element";
+  /** As in `fetch`: of the question why a call was refused. A WebSocket always carries the cookies of its host. */
+  credentials?: RequestCredentials;
+  /** Milliseconds until the server must have taken the call. Default 15000. */
+  connectTimeout?: number;
+  /** Aborting it ends the call, as `end()` does. */
+  signal?: AbortSignal | null;
+
+  /** Called for each change. */
+  onState?: (state: VoiceState) => void;
+  /** What the user says, as far as it is understood: the whole utterance, each time. */
+  onTranscript?: (transcript: { text: string; final: boolean }) => void;
+  /** A turn's run has begun. @param run its `location` is fit for `resume`; null where the server does not say. */
+  onRun?: (run: { id: string; location: string | null }) => void;
+  /** Each event of a run, before the callback of its own. */
+  onEvent?: (event: VoiceEvent) => void;
+  /** A piece of the answer, as it is written: ahead of what is heard. */
+  onToken?: (token: string) => void;
+  onStatus?: (status: Phase) => void;
+  onReasoning?: (reasoning: string) => void;
+  onTool?: (tool: Tool) => void;
+  onProgress?: (progress: number, message: string | undefined) => void;
+  onData?: (data: unknown) => void;
+  onRestart?: (attempt: number) => void;
+  /** A run has ended that did not fail; its answer may still be spoken. */
+  onRunEnd?: (end: RunEnd & { run: string }) => void;
+  /** A sentence of the answer, in the moment in which it begins to be heard. */
+  onSentence?: (sentence: { text: string; generation: number }) => void;
+  /** What is kept of an answer that was interrupted: that of it which was heard. */
+  onInterrupted?: (answer: { run: string; heard: string; played_ms: number }) => void;
+  onTurn?: (timing: TurnTiming) => void;
+  /** How loud it is, 20 times a second. @param input from 0, which is 60 dB below the loudest, to 1. */
+  onLevel?: (input: number, output: number) => void;
+  /** Microphones or loudspeakers have come or gone. */
+  onDevices?: () => void;
+  /** Something failed, and the call goes on. A sentence for the user is in its `message`. */
+  onProblem?: (error: LLMStreamError) => void;
+  /** The call has ended, as calls do. */
+  onEnd?: (end: { code: number; reason: string }) => void;
+  /** The call has failed, or did not come about. A sentence for the user is in its `message`. */
+  onError?: (error: LLMStreamError) => void;
+}
+
+/** A call: the user speaks, and is spoken to. What of an answer is heard is what the conversation keeps. */
+export interface Voice {
+  readonly state: VoiceState;
+  /** Its conversation; null until the server has named it. */
+  readonly conversation: string | null;
+  /** What was left after the last time that the line broke; "none" before. Null until the call is up. */
+  readonly restored: "none" | "history" | "full" | null;
+  readonly muted: boolean;
+  /** May be set at any time. */
+  mode: VoiceMode;
+  /**
+   * `rtt`, milliseconds to the server and back, null until known; `frames` of speech, and how many of them were dropped
+   * on the way out; packets of answers that came too late; how often an answer stopped for want of audio; and seconds
+   * of audio that wait to be heard.
+   */
+  readonly stats: {
+    rtt: number | null;
+    frames: number;
+    framesDropped: number;
+    packetsDropped: number;
+    underruns: number;
+    queued: number;
+  };
+  /**
+   * Begins the call, from within a click or the like: browsers let a page sound, and ask for the microphone, in answer
+   * to the user alone. Resolves when the server listens. May be left alone: `onError` is told too.
+   */
+  start(): Promise<void>;
+  /** Hangs up. The microphone is given back at once. */
+  end(): Promise<void>;
+  /** Silences the answer. */
+  interrupt(): void;
+  /** Presses the button (true), or lets it go; in the mode "push" the user is heard in between. */
+  talk(on: boolean): void;
+  /** Says something by typing it. */
+  say(text: string): void;
+  /** Sends silence instead of what the microphone hears. */
+  mute(on: boolean): void;
+  /** Changes to another microphone. Rejects where it can't be had. */
+  useMicrophone(deviceId: string): Promise<void>;
+}
+
+/**
+ * A call. It begins with its `start()`, and breaks of the line are made up for while the server waits for its return.
+ *
+ * @param url of a voice feature, by http, https, ws or wss.
+ */
+export function voice(url: string | URL, options?: VoiceOptions): Voice;
+
+export interface AudioDevice {
+  id: string;
+  /** Empty until the user has allowed the microphone once. */
+  label: string;
+}
+
+/** The microphones and loudspeakers that there are. */
+export function audioDevices(): Promise<{ microphones: AudioDevice[]; speakers: AudioDevice[] }>;
+
 /** The root of the errors that a run ends with. */
 export class LLMStreamError extends Error {}
 
@@ -369,3 +537,29 @@ export class ConnectionLostError extends LLMStreamError {}
 
 /** The server sent something that is not this protocol. */
 export class ProtocolError extends LLMStreamError {}
+
+/** There is no microphone, or the browser lets nothing sound. `message` says what to do. */
+export class DeviceError extends LLMStreamError {
+  /**
+   * insecure: the page did not come by HTTPS; unsupported: an old browser; policy: the page may not ask; denied,
+   * dismissed: the user said no, or nothing; system: the operating system says no; missing: there is none; busy:
+   * another program has it; unplugged: it has gone, and no other is there; suspended: a click is needed.
+   */
+  readonly kind:
+    | "insecure"
+    | "unsupported"
+    | "policy"
+    | "denied"
+    | "dismissed"
+    | "system"
+    | "missing"
+    | "busy"
+    | "unplugged"
+    | "suspended";
+}
+
+/** The server broke a call off. */
+export class CallEndedError extends LLMStreamError {
+  /** With which the WebSocket was closed. */
+  readonly code: number;
+}

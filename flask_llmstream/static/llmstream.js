@@ -7,8 +7,17 @@ import { claim } from "./llmstream/keys.js";
 import { Memory } from "./llmstream/memory.js";
 import { replyTo } from "./llmstream/reply.js";
 import { Run } from "./llmstream/run.js";
+import { Voice } from "./llmstream/voice.js";
 
-export { ConnectionLostError, LLMStreamError, ProblemError, ProtocolError } from "./llmstream/errors.js";
+export { audioDevices } from "./llmstream/devices.js";
+export {
+  CallEndedError,
+  ConnectionLostError,
+  DeviceError,
+  LLMStreamError,
+  ProblemError,
+  ProtocolError,
+} from "./llmstream/errors.js";
 
 /** Starts a run. A call with the URL and body of one that is open on this page reads that one too. */
 export function stream(url, body = {}, options = {}) {
@@ -60,6 +69,11 @@ export async function reply(url, input = {}, options = {}) {
 /** Follows what an owner's runs do, wherever they were started. */
 export function watch(url, options = {}) {
   return new Feed(absolute(url), options);
+}
+
+/** A call, to be started from within a click: the user speaks, and is spoken to. */
+export function voice(url, options = {}) {
+  return new Voice(absolute(url).replace(/^http/, "ws"), options);
 }
 
 const started = (question, identity, options) => new Job(claimed(question, identity, options), {}, options);

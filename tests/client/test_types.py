@@ -25,6 +25,7 @@ def test_declares_every_export(page):
         ("Run", "stream('/chat', {}, {signal: AbortSignal.abort()})"),
         ("Job", "job('/analyze', {}, {signal: AbortSignal.abort()})"),
         ("Feed", "llm.watch('/feed')"),
+        ("Voice", "llm.voice('/voice')"),
     ],
 )
 def test_declares_every_member(page, server, interface, made_by):
@@ -39,7 +40,7 @@ def test_declares_every_member(page, server, interface, made_by):
 
 
 def test_declares_every_option_that_the_client_reads():
-    declared = set().union(*map(options_of, ("Run", "Stream", "Resume", "Feed", "FollowJob", "Job", "Reply")))
+    declared = set().union(*map(options_of, ("Run", "Stream", "Resume", "Feed", "FollowJob", "Job", "Reply", "Voice")))
     callbacks = set(re.findall(r'"(on[A-Z]\w+)"', CLIENT))
     assert {name for name in declared if re.match("on[A-Z]", name)} == callbacks
     for name in declared - callbacks:

@@ -30,6 +30,22 @@ export class ConnectionLostError extends LLMStreamError {}
 /** The server sent something that is not this protocol. */
 export class ProtocolError extends LLMStreamError {}
 
+/** There is no microphone, or the browser lets nothing sound: `kind` says why, and the message what to do. */
+export class DeviceError extends LLMStreamError {
+  constructor(kind, message, options) {
+    super(message, options);
+    this.kind = kind;
+  }
+}
+
+/** The server ended a call: `code` is that with which its WebSocket was closed. */
+export class CallEndedError extends LLMStreamError {
+  constructor(code, message) {
+    super(message);
+    this.code = code;
+  }
+}
+
 /** Why one attempt broke off: the next may succeed. `verdict` is the error to end with when there is no next. */
 export class Interruption extends Error {
   constructor(message, { cause, verdict, retryAfter = 0, atOnce = false } = {}) {
