@@ -11,12 +11,12 @@ import secrets
 
 from flask import Flask
 
-from flask_llmstream import LLMStream
+from flask_llmstream import LLMStream, Voice
 from flask_llmstream.providers.openai import OpenAI
 from flask_llmstream.providers.simulated import Simulated
 from flask_llmstream.store import connect
 
-from . import features, pages, preferences
+from . import features, pages, preferences, speech
 
 SECRET_KEY = "example:secret_key"
 """Where Redis has it."""
@@ -33,14 +33,16 @@ def create_app() -> Flask:
     )
     app.config.from_prefixed_env()
     app.config["SECRET_KEY"] = app.config["SECRET_KEY"] or secret_key(app.config.get("LLMSTREAM_REDIS_URL"))
+    heard_here = not openai.configured or openai.base_url is not None  # one's own server may have no ears
     llm = LLMStream(
         app,
         model=openai if openai.configured else Simulated(),
         context=lambda: preferences.taken_along(llm),
+        voice=speech.offline() if heard_here else Voice(),
     )
     features.declare(llm)
     preferences.add_views(app, llm)
-    pages.add_views(app, llm, simulated=not openai.configured)
+    pages.add_views(app, llm, simulated=not openai.configured, heard_here=heard_here)
     return app
 
 

@@ -15,6 +15,7 @@ from .classification import SentimentOutput, TextInput, classify
 from .extraction import InvoiceOutput, extract
 
 TAKEN = ("application/pdf", "text/markdown", "text/plain")
+SPOKEN = "Your answer will be spoken: say it in a few short sentences, without lists, tables, code or markup."
 LARGEST = 32 << 20
 """Bytes of a file."""
 
@@ -33,9 +34,16 @@ def chat(run: Run) -> Iterator[Event]:
     return run.model.stream([*wishes.told(), *run.input.messages], **options)
 
 
+def talk(run: Run) -> Iterator[Event]:
+    """The chat, spoken: what nobody can listen to is left out."""
+    wishes = preferences.of(run)
+    return run.model.stream([*wishes.told(SPOKEN), *run.input.messages], **wishes.options)
+
+
 def declare(llm: LLMStream) -> None:
     """Declare all of it."""
     llm.stream("/api/chat/stream")(chat)
+    llm.voice("/api/voice")(talk)
     llm.job("/api/analyze/start", input=FileInput, result=AnalysisOutput, status="/api/analyze/<run_id>", timeout=1800)(
         analyze
     )

@@ -12,7 +12,14 @@ from . import preferences
 from .classification import LONGEST
 from .features import LARGEST
 
-PAGES = {"index": "Chat", "analyze": "Analyze", "extract": "Extract", "classify": "Classify", "settings": "Settings"}
+PAGES = {
+    "index": "Chat",
+    "talk": "Talk",
+    "analyze": "Analyze",
+    "extract": "Extract",
+    "classify": "Classify",
+    "settings": "Settings",
+}
 """By their endpoints."""
 # All of it from this server, nothing inline. Trusted Types: no script of the page can turn a text into markup
 # but through the sanitiser.
@@ -46,10 +53,11 @@ SIMULATED_INVOICES = {"invoice-retried.txt": "one that is misread at first"}
 """Files in `static/samples`."""
 
 
-def add_views(app: Flask, llm: LLMStream, *, simulated: bool) -> None:
+def add_views(app: Flask, llm: LLMStream, *, simulated: bool, heard_here: bool) -> None:
     """Mount the pages.
 
     :param simulated: whether the answers are; the pages say so.
+    :param heard_here: whether this machine hears and speaks by itself, as well as it can; likewise.
     """
     record = llm.record(app)
 
@@ -65,6 +73,10 @@ def add_views(app: Flask, llm: LLMStream, *, simulated: bool) -> None:
             any_model=preferences.models(record) is None,
             longest_message=record.settings.max_message,
         )
+
+    @app.get("/talk")
+    def talk() -> str:
+        return page("voice", heard_here=heard_here)
 
     @app.get("/analyze")
     def analyze() -> str:

@@ -26,7 +26,7 @@ from example_app.__main__ import PORTS_TO_TRY, application, listen
 
 STATIC = Path(example_app.__file__).with_name("static")
 VENDOR = STATIC / "vendor"
-PAGES = ["/", "/analyze", "/extract", "/classify", "/settings"]
+PAGES = ["/", "/talk", "/analyze", "/extract", "/classify", "/settings"]
 VENDORED = json.loads((VENDOR / "vendor.json").read_text())
 
 
@@ -40,6 +40,18 @@ def page_of(app: Flask) -> str:
     response = app.test_client().get("/")
     assert response.status_code == 200
     return response.text
+
+
+@pytest.mark.parametrize(
+    ("environment", "heard_here"),
+    [({}, True), ({"OPENAI_BASE_URL": "http://127.0.0.1:1/v1"}, True), ({"OPENAI_API_KEY": "sk-none"}, False)],
+)
+def test_who_hears_a_call(monkeypatch, environment, heard_here):
+    """A server of one's own answers, but may have neither ears nor a voice."""
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    page = create_app().test_client().get("/talk").text
+    assert ("on the server itself" in page) == ("data-heard-here" in page) == heard_here
 
 
 def test_vendored_files_are_exactly_those_of_their_packages():

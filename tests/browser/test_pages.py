@@ -10,7 +10,14 @@ from tests.browser.tab import Tab
 
 pytestmark = pytest.mark.needs("chromium")
 
-PAGES = {"Chat": "/", "Analyze": "/analyze", "Extract": "/extract", "Classify": "/classify", "Settings": "/settings"}
+PAGES = {
+    "Chat": "/",
+    "Talk": "/talk",
+    "Analyze": "/analyze",
+    "Extract": "/extract",
+    "Classify": "/classify",
+    "Settings": "/settings",
+}
 
 
 @pytest.fixture
