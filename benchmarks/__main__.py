@@ -1,4 +1,4 @@
-"""``python -m benchmarks`` with ``stream``, ``open``, ``fanout`` or ``jobs``."""
+"""``python -m benchmarks`` with ``stream``, ``open``, ``fanout``, ``jobs`` or ``voice``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import importlib.util
 from collections.abc import Sequence
 
-from benchmarks import fanout, jobs, opening, servers, stream
+from benchmarks import fanout, jobs, opening, servers, stream, voice
 
 BOTH = "both"
 USUAL_WAY = ("fastapi", "uvicorn", "uvloop", "httptools", "sse_starlette")
@@ -36,14 +36,16 @@ def main() -> None:
         )
     elif options.mode == "jobs":
         jobs.measure(jobs=options.jobs, at_a_time=options.streams or 200, rounds=options.rounds)
+    elif options.mode == "voice":
+        voice.measure(kind=options.providers, rounds=options.rounds or 1, seconds=options.seconds)
     else:
         opening.compare(names, streams=options.streams or 200, rounds=options.rounds)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What answers and jobs cost.")
-    modes = "answers in full, or only their opening, or answers that many read on another process; or jobs"
-    parser.add_argument("mode", choices=["stream", "open", "fanout", "jobs"], help=modes)
+    modes = "answers in full, or only their opening, or answers that many read on another process; or jobs; or calls"
+    parser.add_argument("mode", choices=["stream", "open", "fanout", "jobs", "voice"], help=modes)
     parser.add_argument("--server", choices=[*servers.COMPARED, BOTH], default=BOTH)
     parser.add_argument("--rounds", type=int, default=2, help="how often each load is put on each server")
     parser.add_argument("--redis", action="store_true", help="with a journal in Redis as well (mode 'stream')")
@@ -54,6 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--readers", type=int, default=50, help="readers of each answer (mode 'fanout')")
     parser.add_argument("--jobs", type=int, default=500, help="jobs that do nothing, a round (mode 'jobs')")
+    parser.add_argument("--providers", choices=[*voice.CASES, BOTH], default=BOTH, help="of calls (mode 'voice')")
+    parser.add_argument("--seconds", type=float, help="how long callers ask (mode 'voice')")
     parser.add_argument("--tokens", type=int, help="tokens of each answer (400; fanout: 100)")
     parser.add_argument("--rate", type=float, help="tokens a second of each answer (50; fanout: 10)")
     return parser

@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import IO
 
 from redis import Redis as Client
 from redis.exceptions import ConnectionError as NotConnected
@@ -105,38 +106,47 @@ def redis() -> Iterator[Redis]:
 
 
 def flask(
-    model: Server, redis: Redis | None = None, *, name: str = "flask_llmstream", app: str = "example_app"
+    model: Server | None,
+    redis: Redis | None = None,
+    *,
+    name: str = "flask_llmstream",
+    app: str = "example_app",
+    settings: Mapping[str, str] | None = None,
+    stderr: IO[str] | None = None,
 ) -> AbstractContextManager[Server]:
     """An application under gunicorn, one gevent worker.
 
     :param app: the module that has its factory.
+    :param settings: what else it finds in its environment.
+    :param stderr: where it writes what goes wrong; None for where the benchmark does.
     """
     command = ["gunicorn", "-k", "gevent", "-w", "1", "--worker-connections", "2000", "--log-level", "warning"]
-    command.append(f"{app}:create_app()")
-    return _web(name, lambda port: [*command, "--bind", f"{HOST}:{port}"], model, redis)
+    command += ["--no-control-socket", f"{app}:create_app()"]
+    given = environment(model, redis) | dict(settings or {})
+    return _web(name, lambda port: [*command, "--bind", f"{HOST}:{port}"], given, redis, stderr)
 
 
 def fastapi(model: Server) -> AbstractContextManager[Server]:
     """FastAPI, AsyncOpenAI and sse-starlette under uvicorn at its fastest."""
     command = ["uvicorn", "--loop", "uvloop", "--http", "httptools", "--log-level", "warning", "--no-access-log"]
     command.append("benchmarks.fastapi_app:app")
-    return _web("FastAPI", lambda port: [*command, "--host", HOST, "--port", str(port)], model)
+    return _web("FastAPI", lambda port: [*command, "--host", HOST, "--port", str(port)], environment(model, None))
 
 
 COMPARED: Mapping[str, Callable[[Server], AbstractContextManager[Server]]] = {"flask": flask, "fastapi": fastapi}
 
 
-def environment(model: Server, redis: Redis | None) -> dict[str, str]:
+def environment(model: Server | None, redis: Redis | None) -> dict[str, str]:
     """What a process of an application finds in its environment."""
     found = {
         **os.environ,
-        "OPENAI_BASE_URL": model.url.removesuffix("/chat/completions"),
-        "OPENAI_API_KEY": "benchmark",
         "FLASK_SECRET_KEY": "benchmark",
         "FLASK_LLMSTREAM_ALLOW_ANONYMOUS": "true",
         # A proxy for the outside world would change the client's transport, and has no business on loopback.
         "NO_PROXY": "*",
     }
+    if model is not None:
+        found |= {"OPENAI_BASE_URL": model.url.removesuffix("/chat/completions"), "OPENAI_API_KEY": "benchmark"}
     if redis is not None:
         found["FLASK_LLMSTREAM_REDIS_URL"] = redis.url
     return found
@@ -144,10 +154,14 @@ def environment(model: Server, redis: Redis | None) -> dict[str, str]:
 
 @contextmanager
 def running(
-    command: list[str], environment: Mapping[str, str], *, stdout: int | None = None
+    command: list[str],
+    environment: Mapping[str, str],
+    *,
+    stdout: int | None = None,
+    stderr: IO[str] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A process, which is ended with what it has started."""
-    process = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=stdout, start_new_session=True)
+    process = subprocess.Popen(command, env=environment, cwd=ROOT, stdout=stdout, stderr=stderr, start_new_session=True)
     try:
         yield process
     finally:
@@ -163,10 +177,14 @@ def running(
 
 @contextmanager
 def _web(
-    name: str, arguments: Callable[[int], list[str]], model: Server, redis: Redis | None = None
+    name: str,
+    arguments: Callable[[int], list[str]],
+    environment: Mapping[str, str],
+    redis: Redis | None = None,
+    stderr: IO[str] | None = None,
 ) -> Iterator[Server]:
     port = _free_port()
-    with running([sys.executable, "-m", *arguments(port)], environment(model, redis)) as process:
+    with running([sys.executable, "-m", *arguments(port)], environment, stderr=stderr) as process:
         _wait_until_serving(port, process)
         print(f"{name}: process {process.pid} on port {port}", file=sys.stderr)
         yield Server(name, f"http://{HOST}:{port}{CHAT}", process.pid, redis=redis)
