@@ -61,13 +61,15 @@ def test_failure_patterns_name_tests_that_exist():
 def test_every_option_of_the_client_is_documented():
     types = (ROOT / "flask_llmstream" / "static" / "llmstream.d.ts").read_text()
     page = (ROOT / "docs" / "client.md").read_text()
-    options = re.findall(r"interface (?:Run|Stream|Resume)Options\b.*?\{(.*?)\n\}", types, re.DOTALL)
+    options = re.findall(r"interface (?:Run|Stream|Resume|Voice)Options\b.*?\{(.*?)\n\}", types, re.DOTALL)
     names = re.findall(r"^  (\w+)\?:", "\n".join(options), re.MULTILINE)
     assert len(names) > 15
     assert [name for name in names if not re.search(rf"`{name}\b", page)] == []
 
 
-@pytest.mark.parametrize("decorator, name", [("stream", "streaming"), ("job", "jobs"), ("reply", "replies")])
+@pytest.mark.parametrize(
+    "decorator, name", [("stream", "streaming"), ("job", "jobs"), ("reply", "replies"), ("voice", "voice")]
+)
 def test_every_parameter_of_a_decorator_is_documented(decorator, name):
     page = (ROOT / "docs" / f"{name}.md").read_text()
     _, rule, *parameters = inspect.signature(getattr(LLMStream, decorator)).parameters

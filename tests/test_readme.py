@@ -50,7 +50,7 @@ def test_ci_runs_the_test_command_as_it_stands(tmp_path):
         shutil.copy(ROOT / name, tmp_path / name)
     programs = tmp_path / "bin"
     programs.mkdir()
-    for name in ("chromium", "nginx", "redis-server"):  # present, so that nothing is installed
+    for name in ("chromium", "flite", "nginx", "redis-server"):  # present, so that nothing is installed
         executable(programs / name, "exit 1")
     executable(programs / "bash", 'printf "%s\\n" "CI=$CI" "$@"')
     path = f"{programs}:{os.environ['PATH']}"
