@@ -24,6 +24,7 @@ import pytest
 REDIS = ("redis-server", "valkey-server")
 PLACES = {
     "chromium": ("chromium", "chromium-browser", "google-chrome"),
+    "flite": ("flite",),
     "nginx": ("nginx", "/usr/sbin/nginx"),
     "redis-server": REDIS,
     "redis-sentinel": REDIS,  # the same program, called with --sentinel

@@ -94,6 +94,8 @@ def test_every_extra_is_declared(metadata):
         "lint",
         "bench",
         "example",
+        "realtime",
+        "voice",
         "dev",
     }
 
