@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -43,7 +44,10 @@ def create_app() -> Flask:
 
     @app.get("/state")
     def state() -> dict[str, Any]:
-        files = [path.stat().st_size for path in folder.path.iterdir()] if folder.path.is_dir() else []
+        files = []
+        with suppress(FileNotFoundError):  # removed this very moment, or none has been there yet
+            for path in folder.path.iterdir():
+                files.append(path.stat().st_size)
         status = Path("/proc/self/status").read_text()
         peak = re.search(r"VmHWM:\s*(\d+) kB", status)
         return {"files": files, "peak": int(peak[1]) * 1024 if peak else 0}
