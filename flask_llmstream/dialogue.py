@@ -43,7 +43,6 @@ class Dialogue:
 
     :param hearing: makes what it hears with.
     :param performs: prepares the answer of a run.
-    :param ended: called when it is over for good.
     """
 
     def __init__(
@@ -53,7 +52,6 @@ class Dialogue:
         performs: Performs,
         runs: Runs,
         *,
-        ended: Callable[[], None] = lambda: None,
         backchannels: frozenset[str] = turns.BACKCHANNELS,
         anticipates: bool = False,
     ) -> None:
@@ -71,7 +69,6 @@ class Dialogue:
         self._hearing = hearing(self)
         self._performs = performs
         self._runs = runs
-        self._ended = ended
         self._answers: tuple[Answer, ...] = ()
         """The present one, and those that were asked for while it ends. Changed by the mind alone."""
         self._mode = terms.mode
@@ -184,7 +181,6 @@ class Dialogue:
             except LLMStreamError as error:
                 log.warning("an answer of a call that was ended: %s", error.diagnosis)
         self.delivery.close(code, reason)
-        self._ended()
 
     @property
     def speaking(self) -> bool:

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from contextlib import closing
 
 import pytest
 
@@ -13,36 +12,14 @@ from flask_llmstream.providers.openai_realtime import (
     AudioEnded,
     InputTranscript,
     OutputTranscript,
-    RealtimeModel,
     ResponseDone,
     ResponseStarted,
     SpeechStarted,
     SpeechStopped,
     ToolCalled,
 )
-from flask_llmstream.testing import Gate, ModelServer, Schedule, Script, Turn
+from flask_llmstream.testing import Gate, Schedule, Script, Turn
 from tests.voices.realtime_calls import FRAME, KEY, SECOND, audio, calling, of, until
-
-
-@pytest.fixture(scope="module")
-def running():
-    with ModelServer(key=KEY) as server:
-        yield server
-
-
-@pytest.fixture
-def server(running, monkeypatch):
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "OPENAI_MODEL"):
-        monkeypatch.delenv(name, raising=False)
-    running.reset()
-    running.realtime.schedule = Script()
-    return running
-
-
-@pytest.fixture
-def model(server):
-    with closing(RealtimeModel(base_url=server.base_url, api_key=KEY)) as model:
-        yield model
 
 
 def test_a_whole_conversation(server, model):
